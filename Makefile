@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+# Builds, tests and shows memsrv. `make help` says what there is.
+#
+# Everything that compiles runs in a cached Debian root (qemu-test/env/in-root) that holds exactly the
+# compilers of the test kernel; only where the running kernel has Rust metadata of its own does plain
+# `make` build the module for that kernel, with this machine's compilers.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+B := build
+ENV := qemu-test/env
+ROOT := $(ENV)/in-root
+STEP := @$(ENV)/step.sh
+TRIPLE := x86_64-unknown-linux-gnu
+BIN := $(B)/cargo/$(TRIPLE)/release
+JOBS := $(shell nproc)
+
+# The running kernel is taken when it can be built for: Rust metadata, and rustc its own.
+RUNNING := /lib/modules/$(shell uname -r)/build
+running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(RUNNING)/.config 2>/dev/null)
+running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
+	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
+
+.PHONY: all help prepare user tools test-module running-module demo test check clean distclean refresh
+
+all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
+	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
+	@echo "built: $(B)/memsrv.ko (for $(if $(running_ok),the running kernel,$$(cat $(B)/kernel/release))), $(B)/memsrvd, $(B)/memsrvctl"
+
+help: ## this list
+	@echo 'memsrv: another machine'"'"'s RAM as the next level of memory.'
+	@echo
+	@sed -n 's/^\([a-z][a-z -]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+	@echo
+	@echo '  make test FILTER=word   only the guest scenarios whose name contains word'
+	@echo '  make ... V=1            show the output of each step as it comes'
+	@echo
+	@echo 'What is fetched and prepared is kept in $${MEMSRV_CACHE:-~/.cache/memsrv}.'
+
+prepare: ## host packages, build root, test kernel and guest image, into the cache
+	@$(ENV)/prepare.sh all
+
+prepare-build:
+	@$(ENV)/prepare.sh kernel
+.PHONY: prepare-build
+
+refresh: ## look for a newer test kernel
+	@$(ENV)/prepare.sh --refresh all
+
+# Static programs (userspace-server/.cargo/config.toml): they run on any x86-64 Linux, initramfs included.
+cargo_static = $(ROOT) env -C userspace-server \
+	cargo build --locked --release --target $(TRIPLE)
+
+user: prepare-build
+	$(STEP) 'memsrvd and memsrvctl' -- $(cargo_static) -p memsrvd -p memsrvctl
+	@install -m 755 $(BIN)/memsrvd $(BIN)/memsrvctl $(B)/
+
+tools: prepare-build
+	$(STEP) 'the test harness and its guest agent' -- $(cargo_static) -p qemu-test -p qemu-test-agent
+	@install -m 755 $(BIN)/qemu-test $(BIN)/qemu-test-agent $(B)/
+
+# $(call module,TREE,DIRECTORY): kbuild out of tree, its products in build/.
+module = $(MAKE_IN) -j$(JOBS) -C $(1) M=$(CURDIR) MO=$(CURDIR)/$(B)/$(2) CC=x86_64-linux-gnu-gcc-14 modules
+
+test-module: MAKE_IN = $(ROOT) make
+test-module: prepare-build
+	@mkdir -p $(B)/module-test $(B)/test
+	$(STEP) "memsrv.ko for $$(cat $(B)/kernel/release)" -- \
+		$(call module,$$(readlink -f $(B)/kernel/build),module-test)
+	@install -m 644 $(B)/module-test/memsrv.ko $(B)/test/memsrv.ko
+
+running-module: MAKE_IN = env -u MAKEFLAGS make
+running-module:
+	@mkdir -p $(B)/module
+	$(STEP) "memsrv.ko for the running kernel, $$(uname -r)" -- $(MAKE_IN) -j$(JOBS) -C $(RUNNING) \
+		M=$(CURDIR) MO=$(CURDIR)/$(B)/module modules
+	@rm -f $(B)/memsrv.ko && install -m 644 $(B)/module/memsrv.ko $(B)/memsrv.ko
+
+guest-ready: prepare
+	@$(MAKE) user tools test-module
+.PHONY: guest-ready
+
+demo: ## a guest of 256 MB runs programs of several times that on a server's RAM
+	@start=$$(date +%s); $(MAKE) guest-ready; $(ENV)/as-root $(B)/qemu-test demo --since $$start
+
+test: guest-ready ## every test; last line: N passed, N failed
+	@$(ENV)/as-root $(ENV)/run-tests.sh $(FILTER)
+
+check: prepare-build ## the cheap gates: formatting, lints, documentation
+	$(STEP) 'rustfmt --check' -- $(ROOT) env -C userspace-server cargo fmt --all --check
+	$(STEP) 'clippy' -- $(ROOT) env -C userspace-server cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(STEP) 'rustdoc' -- $(ROOT) env -C userspace-server RUSTDOCFLAGS='-D warnings' \
+		cargo doc --locked --workspace --no-deps --document-private-items
+
+clean: ## what was built, not the cache
+	rm -rf $(B)
+
+distclean: clean ## the cache too
+	@cache="$${MEMSRV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/memsrv}"; echo "rm -rf $$cache"; \
+		$(ENV)/as-root rm -rf --one-file-system "$$cache"

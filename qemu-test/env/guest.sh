@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+# Makes the root file system of the test guests: a minimal Debian with the real programs that the
+# scenarios run (redis, sort, gcc), as an ext4 image in the cache.
+#
+# The harness attaches it with snapshot=on, so every boot starts from the same bytes. The image is
+# made without a loop device (mke2fs -d), so no privilege beyond mmdebstrap's is needed.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+packages="redis-server,redis-tools,coreutils,gcc,libc6-dev,procps,util-linux,kmod,iproute2"
+size=1600M
+recipe="$SUITE $packages $size"
+image="$MEMSRV_CACHE/guest/root.ext4"
+
+link_into_tree() {
+	mkdir -p "$TREE/build"
+	ln -sfnT "$image" "$TREE/build/guest-root.ext4"
+	[ -z "${SUDO_UID:-}" ] || chown -h "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$TREE/build/guest-root.ext4"
+}
+
+is_current() {
+	[ -e "$image" ] && [ "$(cat "$MEMSRV_CACHE/guest/recipe" 2>/dev/null)" = "$recipe" ]
+}
+
+if is_current; then
+	link_into_tree
+	exit 0
+fi
+become_root "$@"
+take_lock guest
+if is_current; then
+	link_into_tree
+	exit 0
+fi
+scratch
+
+make_image() {
+	bootstrap "$WORK/root" "$packages"
+	# Places that the agent mounts on, and nothing that differs from one making to the next.
+	mkdir -p "$WORK/root/memsrv" "$WORK/root/work"
+	echo guest >"$WORK/root/etc/hostname"
+	printf '127.0.0.1 localhost guest\n' >"$WORK/root/etc/hosts"
+	rm -f "$WORK/root/etc/resolv.conf"
+	mkdir "$WORK/guest"
+	mke2fs -q -t ext4 -O ^has_journal,^metadata_csum_seed,^orphan_file -m 0 -L memsrv-guest \
+		-d "$WORK/root" "$WORK/guest/root.ext4" "$size" ||
+		mke2fs -q -t ext4 -O ^has_journal -m 0 -L memsrv-guest \
+			-d "$WORK/root" "$WORK/guest/root.ext4" "$size"
+	echo "$recipe" >"$WORK/guest/recipe"
+}
+
+step "the guest's root: Debian $SUITE with redis, sort and gcc" -- make_image
+replace "$WORK/guest" "$MEMSRV_CACHE/guest"
+link_into_tree
