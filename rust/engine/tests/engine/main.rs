@@ -5,8 +5,14 @@
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod loads;
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod receiver;
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod stores;

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The model of a server: a map from slots to pages, and the protocol without any haste.
+
+use super::super::common::crc;
+use super::{Pipe, Wire};
+use memsrv_protocol::{FreeMask, Message, Sender, Seq, Slot, Status, Tag, HEADER_LEN};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Answers that are still to be given to one LOAD.
+struct Pending {
+    tag: Tag,
+    pages: VecDeque<(Slot, Option<Vec<u8>>)>,
+}
+
+/// What a server keeps of one stream.
+#[derive(Default)]
+struct Session {
+    input: Vec<u8>,
+    /// The last number executed in the session's life, and on this connection.
+    executed: Seq,
+    executed_here: Seq,
+    /// Operations done and not answered on this connection.
+    unanswered: usize,
+    pending: Vec<Pending>,
+}
+
+/// The server and its pages.
+pub struct Server {
+    pub pages: BTreeMap<u64, Vec<u8>>,
+    /// How many pages it takes.
+    pub capacity: usize,
+    /// The next STORE is refused with this, whatever it is.
+    pub refuse_next: Option<Status>,
+    /// The next PAGE is damaged on its way.
+    pub damage_next: bool,
+    pub window: usize,
+    sessions: Vec<Session>,
+}
+
+impl Server {
+    pub fn new(streams: usize, capacity: usize, window: usize) -> Self {
+        Self {
+            pages: BTreeMap::new(),
+            capacity,
+            refuse_next: None,
+            damage_next: false,
+            window,
+            sessions: (0..streams).map(|_| Session::default()).collect(),
+        }
+    }
+
+    /// A connection is gone with all that it had.
+    pub fn disconnected(&mut self, stream: usize) {
+        let session = &mut self.sessions[stream];
+        let executed = session.executed;
+        *session = Session {
+            executed,
+            ..Session::default()
+        };
+    }
+
+    /// The last operation executed on the stream.
+    pub fn executed(&self, stream: usize) -> Seq {
+        self.sessions[stream].executed
+    }
+
+    /// Bytes came: executes every message that is whole.
+    pub fn receive(&mut self, stream: usize, bytes: &[u8], down: &mut Pipe) {
+        self.sessions[stream].input.extend(bytes);
+        loop {
+            let input = &self.sessions[stream].input;
+            let Some(header) = input.first_chunk::<HEADER_LEN>() else {
+                return;
+            };
+            let message = Message::decode(header, Sender::Client).unwrap();
+            let end = HEADER_LEN + usize::try_from(message.payload_len()).unwrap();
+            if input.len() < end {
+                return;
+            }
+            let payload = input[HEADER_LEN..end].to_vec();
+            self.sessions[stream].input.drain(..end);
+            self.execute(stream, message, &payload, down);
+            let session = &self.sessions[stream];
+            let unanswered = session.unanswered + session.pending.len();
+            assert!(
+                unanswered <= self.window,
+                "{unanswered} in a window of {}",
+                self.window
+            );
+        }
+    }
+
+    fn execute(&mut self, stream: usize, message: Message, payload: &[u8], down: &mut Pipe) {
+        match message {
+            Message::Store {
+                seq,
+                slot,
+                crc: sum,
+            } => {
+                assert_eq!(sum, crc(slot, payload), "a STORE's checksum");
+                self.next_number(stream, seq);
+                if let Some(status) = self.store(slot, payload) {
+                    down.extend(Message::Nak { seq, status }.encode());
+                    self.sessions[stream].unanswered -= 1;
+                }
+            }
+            Message::Free {
+                seq,
+                slot,
+                crc: sum,
+            } => {
+                assert_eq!(sum, crc(slot, payload), "a FREE's checksum");
+                self.next_number(stream, seq);
+                for index in FreeMask(payload.try_into().unwrap()).indices() {
+                    self.pages.remove(&(slot.0 + u64::try_from(index).unwrap()));
+                }
+            }
+            Message::Load { tag, slot, count } => {
+                let page = |n| {
+                    let slot = slot.plus(n).unwrap();
+                    (slot, self.pages.get(&slot.0).cloned())
+                };
+                let pages = (0..count).map(page).collect();
+                self.sessions[stream].pending.push(Pending { tag, pages });
+            }
+            other => panic!("the engine does not send {other:?}"),
+        }
+    }
+
+    fn next_number(&mut self, stream: usize, seq: Seq) {
+        let session = &mut self.sessions[stream];
+        assert!(
+            seq > session.executed_here,
+            "{seq:?} after {:?}",
+            session.executed_here
+        );
+        session.executed_here = seq;
+        session.executed = session.executed.max(seq);
+        session.unanswered += 1;
+    }
+
+    fn store(&mut self, slot: Slot, page: &[u8]) -> Option<Status> {
+        let refused = self.refuse_next.take();
+        let full = self.pages.len() >= self.capacity && !self.pages.contains_key(&slot.0);
+        let refused = refused.or(full.then_some(Status::Full));
+        if refused.is_none() {
+            self.pages.insert(slot.0, page.to_vec());
+        }
+        refused
+    }
+
+    /// Acknowledges all that was executed.
+    pub fn acknowledge(&mut self, stream: usize, down: &mut Pipe) {
+        let session = &mut self.sessions[stream];
+        if session.executed_here > Seq(0) {
+            down.extend(
+                Message::Ack {
+                    seq: session.executed_here,
+                }
+                .encode(),
+            );
+            session.unanswered = 0;
+        }
+    }
+
+    /// Answers one page of one of the waiting LOADs, chosen by `which`.
+    pub fn answer_load(&mut self, stream: usize, which: usize, down: &mut Pipe) {
+        let pending = &mut self.sessions[stream].pending;
+        if pending.is_empty() {
+            return;
+        }
+        let which = which % pending.len();
+        let load = &mut pending[which];
+        let tag = load.tag;
+        let (slot, page) = load.pages.pop_front().unwrap();
+        if load.pages.is_empty() {
+            pending.remove(which);
+        }
+        match page {
+            Some(mut page) => {
+                down.extend(
+                    Message::Page {
+                        tag,
+                        slot,
+                        crc: crc(slot, &page),
+                    }
+                    .encode(),
+                );
+                if std::mem::take(&mut self.damage_next) {
+                    page[100] ^= 4;
+                }
+                down.extend(page);
+            }
+            None => {
+                down.extend(
+                    Message::NoPage {
+                        tag,
+                        slot,
+                        status: Status::NotFound,
+                    }
+                    .encode(),
+                );
+            }
+        }
+    }
+
+    /// Answers everything on a stream.
+    pub fn answer_all(&mut self, stream: usize, wire: &mut Wire) {
+        while !self.sessions[stream].pending.is_empty() {
+            self.answer_load(stream, 0, &mut wire.down);
+        }
+        if self.sessions[stream].unanswered > 0 {
+            self.acknowledge(stream, &mut wire.down);
+        }
+    }
+}
