@@ -71,7 +71,10 @@ impl Op {
 
 /// A message, but for its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the operations are documented at `Op`, the fields by their types")]
+#[allow(
+    missing_docs,
+    reason = "the operations are documented at `Op`, the fields by their types"
+)]
 pub enum Message {
     Hello,
     Store { seq: Seq, slot: Slot, crc: u32 },

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Which slots the server holds: one bit each, in clusters of 512, in chunks made when needed.
+//!
+//! Everything is read and changed without a lock, by atomic operations, because the hooks run under
+//! the swap cluster's lock and in ftrace handlers. That is enough: a slot whose folio is locked or
+//! under writeback in the swap cache cannot be freed, so that the store, the load, the failure and
+//! the invalidation of one slot never race. Chunks are made by a thread and freed with the module.
+//!
+//! A cluster with a bit set, or with a store admitted, holds a reference on the module: `rmmod` says
+//! "in use" as long as there is a page away.
+
+use super::platform::{atomic, sys::ModulePin};
+use super::protocol::{Slot, CLUSTER_SLOTS};
+use kernel::{
+    alloc::AllocError,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        SetOnce, //
+    }, //
+};
+
+/// Swap areas that Linux can have at a time (`MAX_SWAPFILES` is below it).
+const AREAS: usize = 32;
+/// Clusters in a chunk: as many as a word has bits, for the flags. A chunk is 128 MiB of swap.
+const CHUNK_CLUSTERS: u64 = 64;
+/// Chunks in an area: 1 TiB of swap. Pages beyond go to zswap or the disk.
+const AREA_CHUNKS: u64 = 8192;
+/// Slots in a chunk.
+const CHUNK_SLOTS: u64 = CHUNK_CLUSTERS * CLUSTER_SLOTS as u64;
+/// Where a slot's number holds the area's.
+const AREA_SHIFT: u32 = 48;
+
+/// 512 slots.
+struct Cluster {
+    bits: [Atomic<u64>; 8],
+    /// How many bits are set, or about to be (admitted).
+    used: Atomic<u32>,
+}
+
+struct Chunk {
+    /// Clusters of which a slot was freed since the server was last told.
+    flags: Atomic<u64>,
+    clusters: KVec<Cluster>,
+}
+
+type Chunks = KVVec<SetOnce<KBox<Chunk>>>;
+
+/// Why a store was not admitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// The chunk is not there yet; a thread has to make it.
+    Chunk,
+    /// The slot is beyond what an area may have.
+    Range,
+    /// The module is being unloaded.
+    Unloading,
+}
+
+/// The bits of all areas.
+pub(crate) struct Areas {
+    areas: KVec<SetOnce<Chunks>>,
+    module: ModulePin,
+    /// Bits set in all.
+    present: Atomic<u64>,
+}
+
+/// A slot's place: area, chunk in it, cluster in that, bit in that.
+#[derive(Clone, Copy)]
+struct Place {
+    area: usize,
+    chunk: u64,
+    cluster: usize,
+    bit: usize,
+}
+
+fn place(slot: u64) -> Place {
+    let offset = slot & ((1 << AREA_SHIFT) - 1);
+    let cluster = offset / u64::from(CLUSTER_SLOTS);
+    Place {
+        area: usize::try_from(slot >> AREA_SHIFT).unwrap_or(usize::MAX),
+        chunk: cluster / CHUNK_CLUSTERS,
+        cluster: usize::try_from(cluster % CHUNK_CLUSTERS).unwrap_or(0),
+        bit: Slot(offset).index(),
+    }
+}
+
+fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
+    let mut clusters = KVec::new();
+    for _ in 0..CHUNK_CLUSTERS {
+        clusters.push(
+            Cluster {
+                bits: [const { Atomic::new(0) }; 8],
+                used: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+    }
+    KBox::new(
+        Chunk {
+            flags: Atomic::new(0),
+            clusters,
+        },
+        GFP_KERNEL,
+    )
+}
+
+impl Areas {
+    /// No slots.
+    pub(crate) fn new(module: ModulePin) -> Result<Self> {
+        let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
+        for _ in 0..AREAS {
+            areas.push(SetOnce::new(), GFP_KERNEL)?;
+        }
+        Ok(Self {
+            areas,
+            module,
+            present: Atomic::new(0),
+        })
+    }
+
+    /// How many slots the server holds.
+    pub(crate) fn present(&self) -> u64 {
+        self.present.load(Relaxed)
+    }
+
+    fn chunk(&self, at: Place) -> Option<&Chunk> {
+        let chunks = self.areas.get(at.area)?.as_ref()?;
+        let chunk = chunks.get(usize::try_from(at.chunk).ok()?)?.as_ref()?;
+        Some(chunk)
+    }
+
+    fn cluster(&self, at: Place) -> Option<&Cluster> {
+        self.chunk(at)?.clusters.get(at.cluster)
+    }
+
+    /// Makes the chunks for `slots` slots from `slot` on, as far as they are missing. Sleeps.
+    pub(crate) fn make(&self, slot: u64, slots: u64) -> Result {
+        let at = place(slot);
+        let area = self.areas.get(at.area).ok_or(ERANGE)?;
+        if area.as_ref().is_none() {
+            let mut chunks = Chunks::with_capacity(usize::try_from(AREA_CHUNKS)?, GFP_KERNEL)?;
+            for _ in 0..AREA_CHUNKS {
+                chunks.push(SetOnce::new(), GFP_KERNEL)?;
+            }
+            // If somebody else was first, his chunks count.
+            let _ = area.populate(chunks);
+        }
+        let chunks = area.as_ref().ok_or(ENOMEM)?;
+        let last = at.chunk.saturating_add(slots.saturating_sub(1) / CHUNK_SLOTS);
+        for number in at.chunk..=last.min(AREA_CHUNKS - 1) {
+            let chunk = chunks.get(usize::try_from(number)?).ok_or(ERANGE)?;
+            if chunk.as_ref().is_none() {
+                let _ = chunk.populate(new_chunk()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a folio's slots as used before its bits are set, so that the module stays.
+    pub(crate) fn claim(&self, slot: u64, pages: u16) -> Result<(), NoPlace> {
+        let at = place(slot);
+        if at.area >= AREAS || at.chunk >= AREA_CHUNKS || !Slot(slot).run_fits(pages) {
+            return Err(NoPlace::Range);
+        }
+        let cluster = self.cluster(at).ok_or(NoPlace::Chunk)?;
+        let mut pinned = false;
+        let mut old = cluster.used.load(Relaxed);
+        let was = loop {
+            if old == 0 && !pinned {
+                // The reference comes before the count: whoever sees a count above zero relies on it.
+                if !self.module.get() {
+                    return Err(NoPlace::Unloading);
+                }
+                pinned = true;
+            }
+            match cluster.used.cmpxchg(old, old + u32::from(pages), Full) {
+                Ok(was) => break was,
+                Err(now) => old = now,
+            }
+        };
+        if pinned && was != 0 {
+            self.module.put();
+        }
+        Ok(())
+    }
+
+    /// Takes `n` from a cluster's count, and the module's reference with the last of it.
+    fn unclaim(&self, cluster: &Cluster, n: u32) {
+        if n > 0 && cluster.used.fetch_sub(n, Full) == n {
+            self.module.put();
+        }
+    }
+
+    /// Sets the bits of a folio that was claimed.
+    pub(crate) fn set(&self, slot: u64, pages: u16) {
+        let at = place(slot);
+        let Some(cluster) = self.cluster(at) else {
+            return;
+        };
+        let mut before = 0;
+        for (word, mask) in words(at.bit, pages) {
+            if let Some(word) = cluster.bits.get(word) {
+                before += (atomic::set(word, mask) & mask).count_ones();
+            }
+        }
+        self.present
+            .fetch_add(u64::from(u32::from(pages).saturating_sub(before)), Relaxed);
+        // Bits that were set already are counted already.
+        self.unclaim(cluster, before);
+    }
+
+    /// Clears the bits of slots, those that are set; true if there were any and their cluster was
+    /// not flagged yet: then the server must be told.
+    pub(crate) fn clear(&self, slot: u64, pages: u16) -> bool {
+        let at = place(slot);
+        let (Some(chunk), Some(cluster)) = (self.chunk(at), self.cluster(at)) else {
+            return false;
+        };
+        let mut cleared = 0;
+        for (word, mask) in words(at.bit, pages) {
+            let Some(word) = cluster.bits.get(word) else {
+                continue;
+            };
+            // Most frees are of slots that we never had: no write then.
+            if word.load(Relaxed) & mask != 0 {
+                cleared += (atomic::clear(word, mask) & mask).count_ones();
+            }
+        }
+        if cleared == 0 {
+            return false;
+        }
+        let flag = 1 << at.cluster;
+        let flagged = atomic::set(&chunk.flags, flag) & flag != 0;
+        self.present.fetch_sub(u64::from(cleared), Relaxed);
+        self.unclaim(cluster, cleared);
+        !flagged
+    }
+
+    /// How many of a folio's slots the server holds.
+    pub(crate) fn count(&self, slot: u64, pages: u16) -> u16 {
+        let at = place(slot);
+        let Some(cluster) = self.cluster(at) else {
+            return 0;
+        };
+        let mut count = 0;
+        for (word, mask) in words(at.bit, pages) {
+            if let Some(word) = cluster.bits.get(word) {
+                count += (word.load(Relaxed) & mask).count_ones();
+            }
+        }
+        u16::try_from(count).unwrap_or(u16::MAX)
+    }
+
+    /// The slots of a cluster that the server need not hold.
+    pub(crate) fn absent(&self, slot: u64) -> [u64; 8] {
+        match self.cluster(place(slot)) {
+            Some(cluster) => core::array::from_fn(|i| match cluster.bits.get(i) {
+                Some(word) => !word.load(Relaxed),
+                None => 0,
+            }),
+            None => [0; 8],
+        }
+    }
+
+    /// Takes the flags of the clusters that `mine` (by the cluster's number in its area) says, and
+    /// calls `free` with the first slot of each; where it returns false the flag stays, and the rest.
+    ///
+    /// Returns whether all were taken.
+    pub(crate) fn take_flagged(
+        &self,
+        mine: impl Fn(u64) -> bool,
+        mut free: impl FnMut(u64) -> bool,
+    ) -> bool {
+        for (area, chunks) in self.areas.iter().enumerate() {
+            let Some(chunks) = chunks.as_ref() else {
+                continue;
+            };
+            for (number, chunk) in (0u64..).zip(chunks.iter()) {
+                let Some(chunk) = chunk.as_ref() else {
+                    continue;
+                };
+                let mut left = chunk.flags.load(Relaxed);
+                while left != 0 {
+                    let bit = left.trailing_zeros();
+                    left &= left - 1;
+                    let cluster = number * CHUNK_CLUSTERS + u64::from(bit);
+                    if !mine(cluster) {
+                        continue;
+                    }
+                    // Before the bits are looked at: what is freed later flags it anew.
+                    atomic::clear(&chunk.flags, 1 << bit);
+                    let Ok(area) = u64::try_from(area) else {
+                        continue;
+                    };
+                    let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
+                    if !free(slot) {
+                        atomic::set(&chunk.flags, 1 << bit);
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Forgets all slots of an area; returns how many there were.
+    pub(crate) fn wipe(&self, area: u32) -> u64 {
+        let before = self.present();
+        let area = u64::from(area);
+        let chunks = match usize::try_from(area).ok().and_then(|n| self.areas.get(n)) {
+            Some(chunks) => chunks.as_ref(),
+            None => None,
+        };
+        if let Some(chunks) = chunks {
+            for (number, chunk) in (0u64..).zip(chunks.iter()) {
+                if chunk.as_ref().is_some() {
+                    let first = area << AREA_SHIFT | number * CHUNK_SLOTS;
+                    for cluster in 0..CHUNK_CLUSTERS {
+                        self.clear(first + cluster * u64::from(CLUSTER_SLOTS), CLUSTER_SLOTS);
+                    }
+                }
+            }
+        }
+        before.saturating_sub(self.present())
+    }
+}
+
+/// The words, with a mask each, that `pages` bits from `bit` on lie in.
+fn words(bit: usize, pages: u16) -> impl Iterator<Item = (usize, u64)> {
+    let end = bit.saturating_add(usize::from(pages)).min(512);
+    (bit / 64..end.div_ceil(64)).map(move |word| {
+        let from = bit.saturating_sub(word * 64).min(63);
+        let to = end.saturating_sub(word * 64).min(64);
+        (word, (u64::MAX << from) & (u64::MAX >> (64 - to)))
+    })
+}

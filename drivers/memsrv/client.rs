@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What the hooks decide: which folio goes to the server, and which comes from there.
+
+use super::areas::NoPlace;
+use super::link::{event, Link};
+use super::platform::{
+    folio::{FolioView, LoadingFolio, StoringFolio},
+    hook::{SwapHooks, Target}, //
+};
+use super::protocol::{Slot, CLUSTER_SLOTS};
+use super::shared::Shared;
+use super::stats::Refusal;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, //
+    }, //
+};
+
+/// The swap path's other end.
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    links: KVec<Arc<Link>>,
+    /// Off until all hooks are there, and again when they are about to go.
+    accepting: Atomic<bool>,
+}
+
+static TARGET: Target<Client> = Target::new();
+
+impl Client {
+    /// With links that are up.
+    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>) -> Self {
+        Self {
+            shared,
+            links,
+            accepting: Atomic::new(false),
+        }
+    }
+
+    /// Begins or ends taking pages.
+    pub(crate) fn accept(&self, on: bool) {
+        self.accepting.store(on, Relaxed);
+    }
+
+    /// The link of a slot: all slots of a swap cluster go by one, so that a folio, its answers and
+    /// the kernel's readahead stay together.
+    fn link(&self, slot: u64) -> Option<&Arc<Link>> {
+        // The area's number is a multiple of any cluster's: it does not matter here, and the links
+        // count clusters in an area.
+        let cluster = (slot & ((1 << 48) - 1)) / u64::from(CLUSTER_SLOTS);
+        let links = u64::try_from(self.links.len()).ok()?;
+        self.links
+            .get(usize::try_from(cluster.checked_rem(links)?).ok()?)
+    }
+
+    fn admission(&self, slot: u64, pages: u16) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        if !self.accepting.load(Relaxed) {
+            return Err(Refusal::Off);
+        }
+        if !self.link(slot).is_some_and(|link| link.is_up()) {
+            return Err(Refusal::Link);
+        }
+        if shared.is_full(pages) {
+            return Err(Refusal::Full);
+        }
+        if !shared.pool.reserve(pages) {
+            return Err(Refusal::Inflight);
+        }
+        shared.areas.claim(slot, pages).map_err(|why| {
+            shared.pool.unreserve(pages);
+            match why {
+                NoPlace::Chunk => {
+                    self.want_chunk(slot, 1);
+                    Refusal::Chunk
+                }
+                NoPlace::Range => Refusal::Range,
+                NoPlace::Unloading => Refusal::Off,
+            }
+        })
+    }
+
+    /// Asks the first link's thread for the chunks of some slots.
+    fn want_chunk(&self, slot: u64, slots: u64) {
+        if let Some(link) = self.links.first() {
+            link.wanted_slots.store(slots, Relaxed);
+            link.wanted.store(slot.saturating_add(1), Relaxed);
+            link.bell.ring(event::CHUNK);
+        }
+    }
+
+    /// Clears the bits of slots; the server is told in time. Returns how many there were.
+    fn forget(&self, slot: u64, pages: u16) -> u16 {
+        let count = self.shared.areas.count(slot, pages);
+        if count > 0 && self.shared.areas.clear(slot, pages) {
+            if let Some(link) = self.link(slot) {
+                link.bell.ring(event::FREE);
+            }
+        }
+        count
+    }
+}
+
+impl SwapHooks for Client {
+    fn target() -> &'static Target<Self> {
+        &TARGET
+    }
+
+    fn admit(&self, folio: FolioView<'_>) -> bool {
+        let (slot, pages) = (folio.slot(), folio.pages());
+        match self.admission(slot, pages) {
+            Ok(()) => true,
+            Err(why) => {
+                self.shared.counters.refuse(why, pages);
+                // zswap or the disk will have the newest bytes: ours must not be read any more.
+                let forgotten = self.forget(slot, pages);
+                self.shared.counters.forgotten_pages.add(forgotten.into());
+                false
+            }
+        }
+    }
+
+    fn holds(&self, folio: FolioView<'_>) -> bool {
+        self.shared.areas.count(folio.slot(), folio.pages()) > 0
+    }
+
+    fn invalidate(&self, slot: u64) {
+        let freed = self.forget(slot, 1);
+        if freed > 0 {
+            self.shared.counters.freed_pages.add(freed.into());
+        }
+    }
+
+    fn swapon(&self, area: u32, pages: u64) {
+        // The first 64 GiB at once; the rest as it comes into use.
+        const AT_ONCE: u64 = 1 << 24;
+        self.want_chunk(u64::from(area) << 48, pages.min(AT_ONCE));
+    }
+
+    fn swapoff(&self, area: u32) {
+        // No slot of the area is in use any more, so there is nothing to be found.
+        let left = self.shared.areas.wipe(area);
+        if left > 0 {
+            pr_warn!("swap area {area} went with {left} slots still marked\n");
+            self.shared.counters.leftover_slots.add(left);
+            for link in &self.links {
+                link.bell.ring(event::FREE);
+            }
+        }
+    }
+
+    fn store(&self, folio: StoringFolio) {
+        if let Some(link) = self.link(folio.slot()) {
+            link.store(&folio);
+        }
+    }
+
+    fn load(&self, folio: LoadingFolio) {
+        let (slot, pages) = (folio.slot(), folio.pages());
+        let ours = self.shared.areas.count(slot, pages);
+        match self.link(slot) {
+            Some(link) if ours == pages && Slot(slot).run_fits(pages) => link.load(folio),
+            // A large folio that is partly elsewhere was begun before the hooks stood; the kernel
+            // keeps to single pages since.
+            _ => {
+                self.shared.counters.mixed_loads.add(pages.into());
+                folio.done(false, false);
+            }
+        }
+    }
+}

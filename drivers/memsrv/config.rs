@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The module's parameters, checked; a wrong one ends `insmod` with one line that says what to do.
+
+use super::platform::{params, sys};
+use super::protocol::{Name, DEFAULT_PORT, MAX_STREAMS};
+use core::net::SocketAddr;
+use kernel::{
+    prelude::*,
+    str::CStr, //
+};
+
+/// The most connections that are made unless more are asked for.
+const DEFAULT_CONNECTIONS: u32 = 4;
+
+/// The most pages that may be in flight: 256 MiB.
+const MAX_INFLIGHT: u32 = 65536;
+
+/// A server's address.
+#[derive(Clone, Copy)]
+pub(crate) struct Server(pub(crate) SocketAddr);
+
+impl kernel::fmt::Display for Server {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What the module was told to do.
+pub(crate) struct Config {
+    /// The server's address.
+    pub(crate) server: Server,
+    /// Who this client is.
+    pub(crate) client: Name,
+    /// Which of the client's sets of slots.
+    pub(crate) region: Name,
+    /// How many connections.
+    pub(crate) connections: u16,
+    /// How many pages may be on their way to the server.
+    pub(crate) inflight: u32,
+    /// After how many milliseconds a store ends as failed.
+    pub(crate) store_ms: u64,
+    /// How many milliseconds a load waits for a server that is away.
+    pub(crate) hold_ms: u64,
+    /// After how many milliseconds of silence a server that owes an answer is given up.
+    pub(crate) silence_ms: u64,
+    /// Whether the server's copy of a page outlives the page's return.
+    pub(crate) keep_clean: bool,
+}
+
+impl Config {
+    /// Reads the parameters.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`, after a line in the log.
+    pub(crate) fn from_params() -> Result<Self> {
+        let connections = match params::connections() {
+            0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
+            n => n,
+        };
+        Ok(Self {
+            server: server(params::server())?,
+            client: client()?,
+            region: name("region", params::region())?,
+            connections: u16::try_from(between(
+                "connections",
+                connections,
+                1,
+                u32::from(MAX_STREAMS),
+            )?)?,
+            inflight: between("inflight", params::inflight(), 1, MAX_INFLIGHT)?,
+            store_ms: u64::from(between("store_ms", params::store_ms(), 100, 600_000)?),
+            hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
+            silence_ms: u64::from(between("silence_ms", params::silence_ms(), 100, 600_000)?),
+            keep_clean: params::keep_clean(),
+        })
+    }
+}
+
+fn between(what: &str, value: u32, min: u32, max: u32) -> Result<u32> {
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    pr_err!("{what}={value} is out of range: give a number from {min} to {max}\n");
+    Err(EINVAL)
+}
+
+fn name(what: &str, given: &CStr) -> Result<Name> {
+    Name::new(given.to_bytes()).ok_or_else(|| {
+        pr_err!("{what}={given} is no name: give 1 to 64 of the characters A-Z a-z 0-9 . _ -\n");
+        EINVAL
+    })
+}
+
+fn client() -> Result<Name> {
+    let given = params::client();
+    if !given.is_empty() {
+        return name("client", given);
+    }
+    let host = sys::hostname();
+    Name::new(host.to_bytes()).ok_or_else(|| {
+        pr_err!("the host name {host} cannot name this client: give client=NAME\n");
+        EINVAL
+    })
+}
+
+fn server(given: &CStr) -> Result<Server> {
+    let text = given.to_str().unwrap_or("");
+    if text.is_empty() {
+        pr_err!("no server given: load the module with server=HOST[:PORT]\n");
+        return Err(EINVAL);
+    }
+    parse_server(text).map(Server).ok_or_else(|| {
+        pr_err!(
+            "server={given} is no address: give an IPv4 address like 10.0.0.2 or 10.0.0.2:{port}, \
+             or an IPv6 address in brackets like [fd00::2]:{port}; the port is 1 to 65535\n",
+            port = DEFAULT_PORT
+        );
+        EINVAL
+    })
+}
+
+fn parse_server(text: &str) -> Option<SocketAddr> {
+    let (host, port, v6) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            let port = if port.is_empty() {
+                None
+            } else {
+                Some(port.strip_prefix(':')?)
+            };
+            (host, port, true)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port), false),
+            None => (text, None, false),
+        },
+    };
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok()?,
+        Some(_) => return None,
+    };
+    let ip = params::parse_ip(host, v6)?;
+    (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port))
+}

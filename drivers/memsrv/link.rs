@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A link: one connection to the server, its stream of operations, and the thread that keeps it up.
+//!
+//! | file | side | context |
+//! |---|---|---|
+//! | `link.rs` | asking: stores, loads, frees | the hooks, process context |
+//! | `tx.rs` | sending | whoever asked and found the socket free, or the thread |
+//! | `rx.rs` | receiving, completing | softirq, or inside a sender |
+//! | `session.rs` | connecting, giving up, time | the thread |
+//!
+//! Locks, in order: `tx` (mutex: who sends), the socket's lock, `state` (spin lock, interrupts off),
+//! the pool's free list. Above all of them may stand the swap cluster's lock and whatever a task in
+//! reclaim holds, which is why the hooks only ever *try* `tx`. Nothing ends a folio under `state`.
+
+use super::engine::{LoadSlot, OpSlot, Stream, StoreError, FREE_LIMIT};
+use super::platform::{
+    folio::{LoadingFolio, StoringFolio},
+    sys,
+    thread::Bell, //
+};
+use super::protocol::Slot;
+use super::rx::Ended;
+use super::shared::Shared;
+use super::stats::LinkCounters;
+use super::table::{LoadEntry, Table};
+use super::tx::Tx;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        new_condvar, new_mutex, new_spinlock_irq, Arc, CondVar, Mutex, SpinLockIrq, //
+    }, //
+};
+
+/// Loads that may be in flight on a link: the loads' own part of the in-flight table.
+pub(crate) const LOADS: u32 = 128;
+
+/// Stores that wait until the asking task sends them itself; fewer are left to the thread, which
+/// finds more of them together the longer it takes to run.
+const SEND_BATCH: usize = 32;
+
+/// Events of the thread.
+pub(crate) mod event {
+    /// There is something to send, or room to send it.
+    pub(crate) const SEND: u32 = 1;
+    /// Slots were freed.
+    pub(crate) const FREE: u32 = 2;
+    /// The connection is of no use any more.
+    pub(crate) const BROKEN: u32 = 4;
+    /// Something is in flight: watch the time.
+    pub(crate) const WATCH: u32 = 8;
+    /// A chunk of the bitmap is missing.
+    pub(crate) const CHUNK: u32 = 16;
+}
+
+type Ops = KVVec<OpSlot<u32>>;
+type Loads = KVVec<LoadSlot<u32>>;
+
+/// Under the link's lock.
+pub(crate) struct State {
+    pub(crate) stream: Stream<u32, u32, Ops, Loads>,
+    pub(crate) table: Table,
+}
+
+/// One connection to the server.
+#[pin_data]
+pub(crate) struct Link {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) number: u16,
+    pub(crate) bell: Bell,
+    #[pin]
+    pub(crate) state: SpinLockIrq<State>,
+    /// Who holds it may send.
+    #[pin]
+    pub(crate) tx: Mutex<Tx>,
+    /// Loads wait here for an entry.
+    #[pin]
+    load_room: CondVar,
+    /// Whether stores are worth being admitted.
+    pub(crate) up: Atomic<bool>,
+    /// Whether the thread looks at the clock by itself.
+    pub(crate) watched: Atomic<bool>,
+    /// When the server was last heard, in milliseconds.
+    pub(crate) heard_ms: Atomic<u64>,
+    pub(crate) reconnects: Atomic<u64>,
+    /// Whether freed slots wait for room in the engine.
+    pub(crate) frees_wait: Atomic<bool>,
+    /// How the first attempt to connect ended: 1 before it has, else 0 or a negative errno.
+    pub(crate) first: Atomic<i32>,
+    #[pin]
+    pub(crate) first_done: kernel::sync::Completion,
+    /// A slot whose chunk is missing, plus one. Only the first link's thread looks at it.
+    pub(crate) wanted: Atomic<u64>,
+    /// That many slots from there on.
+    pub(crate) wanted_slots: Atomic<u64>,
+}
+
+/// A link's numbers for the statistics.
+#[derive(Default)]
+pub(crate) struct LinkReport {
+    pub(crate) up: bool,
+    pub(crate) stores: u64,
+    pub(crate) loads: u64,
+    pub(crate) frees: u64,
+    pub(crate) reconnects: u64,
+}
+
+impl LinkReport {
+    /// A word for the state.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.up {
+            "up"
+        } else {
+            "down"
+        }
+    }
+}
+
+fn filled<T: Copy>(item: T, n: usize) -> Result<KVVec<T>> {
+    let mut items = KVVec::with_capacity(n, GFP_KERNEL)?;
+    for _ in 0..n {
+        items.push(item, GFP_KERNEL)?;
+    }
+    Ok(items)
+}
+
+impl Link {
+    /// Link `number`, not connected.
+    pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
+        let copies = shared.pool.size();
+        // Twice the pool: a store that was refused leaves a hole until the server's next ACK.
+        let ops = usize::try_from(copies)? * 2 + FREE_LIMIT;
+        let state = State {
+            stream: Stream::new(
+                filled(OpSlot::EMPTY, ops)?,
+                filled(LoadSlot::EMPTY, usize::try_from(LOADS)?)?,
+            ),
+            table: Table::new(copies, LOADS)?,
+        };
+        let tx = Tx::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                shared,
+                number,
+                bell: Bell::new(),
+                state <- new_spinlock_irq!(state),
+                tx <- new_mutex!(tx),
+                load_room <- new_condvar!(),
+                up: Atomic::new(false),
+                watched: Atomic::new(false),
+                heard_ms: Atomic::new(0),
+                reconnects: Atomic::new(0),
+                frees_wait: Atomic::new(false),
+                first: Atomic::new(1),
+                first_done <- kernel::sync::Completion::new(),
+                wanted: Atomic::new(0),
+                wanted_slots: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Whether stores are worth being admitted.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(Relaxed)
+    }
+
+    /// Sends a folio that was admitted. It ends by itself.
+    pub(crate) fn store(&self, folio: &StoringFolio) {
+        let (first, pages) = (folio.slot(), folio.pages());
+        let pool = &self.shared.pool;
+        let mut lead = None;
+        let mut queued = 0;
+        for index in 0..pages {
+            let slot = first.saturating_add(u64::from(index));
+            // Admission has reserved it, so that there is one.
+            let Some(number) = pool.take() else {
+                break;
+            };
+            let crc = pool.buffers().fill(number, folio, index, slot);
+            queued = self.change(|state| {
+                let lead = *lead.get_or_insert_with(|| {
+                    // The bits before the queue, under the lock: a free that is sent later sees them.
+                    self.shared.areas.set(first, pages);
+                    let folio = folio.start_writeback();
+                    state.table.begin_store(number, folio, first, pages);
+                    number
+                });
+                state.table.add_copy(number, lead);
+                let asked = state
+                    .stream
+                    .store(Slot(slot), crc, number, sys::now_ms());
+                if asked.is_err() {
+                    state
+                        .table
+                        .end_copy(number, Err(StoreError::Expired), pool);
+                }
+                state.stream.queued()
+            });
+        }
+        if queued >= SEND_BATCH {
+            self.send();
+        } else {
+            self.bell.ring(event::SEND);
+        }
+    }
+
+    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight.
+    pub(crate) fn load(&self, folio: LoadingFolio) {
+        let (slot, pages) = (folio.slot(), folio.pages());
+        let entry = LoadEntry {
+            folio,
+            pages,
+            asked_us: sys::now_us(),
+            patient: sys::current_is_swapoff(),
+        };
+        let mut state = self.state.lock();
+        while !state.table.has_load_room() {
+            self.load_room.wait(&mut state);
+        }
+        let State { stream, table } = &mut *state;
+        let refused = match table.begin_load(entry) {
+            Ok(number) => {
+                let asked = stream.load(Slot(slot), pages, number, sys::now_ms());
+                asked.is_err().then(|| table.lend(number)).flatten()
+            }
+            Err(entry) => Some(entry),
+        };
+        drop(state);
+        if let Some(entry) = refused {
+            // The engine's table is as large as ours, and `holds` looked at the run: not reached.
+            ratelimited!(pr_err, "a load of {pages} pages at slot {slot:#x} was not taken\n");
+            entry.folio.done(false, false);
+            return;
+        }
+        if !self.watched.load(Relaxed) {
+            self.bell.ring(event::WATCH);
+        }
+        self.send();
+    }
+
+    /// Changes the state, and then, without the lock, ends what has ended by it.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let (result, mut ended) = {
+            let mut state = self.state.lock();
+            let result = change(&mut state);
+            (result, Ended::take(&mut state.table, &self.shared.pool))
+        };
+        while !ended.is_empty() {
+            let full = ended.is_full();
+            if ended.has_load() {
+                self.load_room.notify_all();
+            }
+            ended.finish(self);
+            if !full {
+                break;
+            }
+            ended = Ended::take(&mut self.state.lock().table, &self.shared.pool);
+        }
+        result
+    }
+
+    /// Asks for the freed slots of this link's clusters to be freed on the server.
+    pub(crate) fn flush_frees(&self) {
+        let links = u64::from(self.shared.config.connections);
+        let mine = |cluster: u64| cluster % links == u64::from(self.number);
+        // Said first: an ACK that comes meanwhile asks for another look.
+        self.frees_wait.store(true, Relaxed);
+        let all = self.shared.areas.take_flagged(mine, |slot| {
+            self.change(|state| state.stream.free(Slot(slot)).is_ok())
+        });
+        self.frees_wait.store(!all, Relaxed);
+    }
+
+    /// What the statistics show.
+    pub(crate) fn report(&self) -> (LinkCounters, LinkReport) {
+        let state = self.state.lock();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let report = LinkReport {
+            up: self.is_up(),
+            stores: count(state.stream.stores_in_flight()),
+            loads: count(state.stream.loads_in_flight()),
+            frees: count(state.stream.frees_in_flight()),
+            reconnects: self.reconnects.load(Relaxed),
+        };
+        (state.table.counters, report)
+    }
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! memsrv: this machine's swapped pages live in another machine's RAM.
+//!
+//! The module hooks the kernel's swap path (`platform::hook`), keeps one bit for each page that the
+//! server holds (`areas`), and sends and fetches pages over a few TCP connections (`link`). The wire
+//! format (`protocol`) and the order of operations (`engine`) are shared with user space.
+//! `Documentation/design` tells how it all fits together.
+
+#[macro_use]
+#[path = "../../rust/memsrv/mod.rs"]
+mod platform;
+// What only user space or tests use of the shared code is unused here.
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../../rust/engine/mod.rs"]
+mod engine;
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../../rust/protocol/mod.rs"]
+mod protocol;
+
+mod areas;
+mod client;
+mod config;
+mod link;
+mod pool;
+mod rx;
+mod session;
+mod shared;
+mod stats;
+mod table;
+mod tx;
+
+use areas::Areas;
+use client::Client;
+use config::Config;
+use kernel::{
+    debugfs,
+    prelude::*,
+    sync::Arc, //
+};
+use link::Link;
+use platform::{
+    hook::{HookError, Registration},
+    sys::{self, ModulePin},
+    thread::Thread, //
+};
+use shared::Shared;
+use stats::Report;
+
+module! {
+    type: Memsrv,
+    name: "memsrv",
+    authors: ["The memsrv authors"],
+    description: "Remote memory: swap to another machine's RAM over TCP",
+    license: "GPL v2",
+}
+
+/// The module. What is dropped first stands first: statistics, hooks, threads.
+struct Memsrv {
+    _stats: Pin<KBox<debugfs::Scope<Report>>>,
+    client: Arc<Client>,
+    hooks: Option<Registration<Client>>,
+    threads: KVec<Thread<Link>>,
+}
+
+impl kernel::Module for Memsrv {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let config = Config::from_params()?;
+        let areas = Areas::new(ModulePin::new(module))?;
+        let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
+        // Areas that are on already: nobody tells which, so the first is taken to be as large as all
+        // that is free. What is missing all the same is made when it is first asked for.
+        let free = sys::free_swap_pages();
+        if free > 0 {
+            shared.areas.make(0, free.min(1 << 24))?;
+        }
+
+        let mut links = KVec::new();
+        let mut threads = KVec::new();
+        for number in 0..shared.config.connections {
+            let link = Link::new(shared.clone(), number)?;
+            threads.push(Thread::start(session::THREAD_NAME, link.clone())?, GFP_KERNEL)?;
+            // One after the other: the first opens the session that the others join, and says what
+            // is wrong for all.
+            if let Err(error) = link.wait_first() {
+                stop(threads);
+                return Err(error);
+            }
+            links.push(link, GFP_KERNEL)?;
+        }
+        let client = Arc::new(Client::new(shared.clone(), copy(&links)?), GFP_KERNEL)?;
+        let hooks = match Registration::new(client.clone()) {
+            Ok(hooks) => hooks,
+            Err(HookError { function, error }) => {
+                explain(function, error);
+                stop(threads);
+                return Err(error);
+            }
+        };
+        let stats = KBox::pin_init(
+            debugfs::Scope::dir(Report::new(shared.clone(), links), c"memsrv", |report, dir| {
+                dir.read_callback_file(c"stats", report, &Report::write);
+            }),
+            GFP_KERNEL,
+        )?;
+        client.accept(true);
+        pr_info!(
+            "swapping to {}, {} connections, {} pages granted\n",
+            shared.config.server,
+            shared.config.connections,
+            shared.granted(),
+        );
+        Ok(Self {
+            _stats: stats,
+            client,
+            hooks: Some(hooks),
+            threads,
+        })
+    }
+}
+
+impl Drop for Memsrv {
+    fn drop(&mut self) {
+        self.client.accept(false);
+        // Waits until nobody is inside.
+        self.hooks = None;
+        stop(core::mem::replace(&mut self.threads, KVec::new()));
+        pr_info!("unloaded\n");
+    }
+}
+
+/// Stops the links' threads from the last to the first, whose goodbye ends the session.
+fn stop(mut threads: KVec<Thread<Link>>) {
+    while let Some(thread) = threads.pop() {
+        drop(thread);
+    }
+}
+
+fn copy(links: &KVec<Arc<Link>>) -> Result<KVec<Arc<Link>>> {
+    let mut all = KVec::with_capacity(links.len(), GFP_KERNEL)?;
+    for link in links {
+        all.push(link.clone(), GFP_KERNEL)?;
+    }
+    Ok(all)
+}
+
+fn explain(function: &CStr, error: Error) {
+    if error == EBUSY {
+        pr_err!("{function} is hooked by somebody else: unload the livepatch or kprobe that sits on it\n");
+    } else if error == EINVAL {
+        pr_err!("this kernel has no {function} to hook: it needs CONFIG_ZSWAP and a 7.x kernel\n");
+    } else {
+        pr_err!("cannot hook {function}: {error:?}\n");
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The receiving side of a link: bytes into folios, answers into completions.
+//!
+//! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
+//! nothing, closes nothing; what is left to do it asks of the thread.
+
+use super::engine::{Event, LoadError, Receiver, StoreError, Want};
+use super::link::{event, Link, State};
+use super::platform::{
+    socket::{Received, SocketOwner},
+    sys, //
+};
+use super::pool::Pool;
+use super::protocol::{Message, Tag};
+use super::table::{Done, LoadEntry, Table};
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
+
+/// State of the receiving side.
+pub(crate) struct Rx {
+    receiver: Receiver,
+    /// The folio that the page being received belongs to, out of the table meanwhile.
+    filling: Option<Filling>,
+}
+
+struct Filling {
+    number: u32,
+    index: u16,
+    entry: LoadEntry,
+}
+
+impl Rx {
+    /// At the beginning of a connection.
+    pub(crate) fn new() -> Self {
+        Self {
+            receiver: Receiver::new(),
+            filling: None,
+        }
+    }
+
+    /// The connection is gone: puts a half-filled folio back.
+    pub(crate) fn end(self, table: &mut Table) {
+        if let Some(filling) = self.filling {
+            table.give_back(filling.number, filling.entry);
+        }
+    }
+}
+
+impl SocketOwner for Link {
+    type Rx = Rx;
+
+    fn receive(&self, rx: &mut Rx, data: &mut Received<'_>) -> Result {
+        self.heard_ms.store(sys::now_ms(), Relaxed);
+        let result = self.bytes(rx, data);
+        if result.is_err() {
+            self.bell.ring(event::BROKEN);
+        }
+        result
+    }
+
+    fn writable(&self) {
+        self.bell.ring(event::SEND);
+    }
+
+    fn broken(&self) {
+        self.up.store(false, Relaxed);
+        self.bell.ring(event::BROKEN);
+    }
+}
+
+impl Link {
+    fn bytes(&self, rx: &mut Rx, data: &mut Received<'_>) -> Result {
+        while data.len() > 0 {
+            let n = match rx.receiver.want() {
+                Want::Header(to) => data.copy_to(to)?,
+                Want::Page { offset, len } => {
+                    let filling = rx.filling.as_mut().ok_or(EPROTO)?;
+                    let page = filling.entry.folio.page_mut(filling.index);
+                    let end = offset.saturating_add(len);
+                    data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
+                }
+                Want::Skip(n) => data.skip(n),
+            };
+            if n == 0 {
+                return Err(EPROTO);
+            }
+            match rx.receiver.advance(n) {
+                Ok(None) => {}
+                Ok(Some(event)) => self.event(rx, event)?,
+                Err(error) => {
+                    ratelimited!(pr_err, "link {}: the server broke the protocol: {error:?}\n", self.number);
+                    return Err(EPROTO);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&self, rx: &mut Rx, event: Event) -> Result {
+        let fault = match event {
+            Event::PageHeader { tag, slot, .. } => {
+                let mut state = self.state.lock();
+                let State { stream, table } = &mut *state;
+                match stream.page(tag, slot) {
+                    Ok(target) => {
+                        rx.filling = table.lend(target.token).map(|entry| Filling {
+                            number: target.token,
+                            index: target.index,
+                            entry,
+                        });
+                        return Ok(());
+                    }
+                    Err(fault) => fault,
+                }
+            }
+            Event::PageEnd { tag, slot, crc } => match self.page_end(rx, tag, slot.0, crc) {
+                Ok(()) => return Ok(()),
+                Err(fault) => fault,
+            },
+            Event::Message(message) => match self.message(message) {
+                Ok(()) => return Ok(()),
+                Err(fault) => fault,
+            },
+        };
+        ratelimited!(pr_err, "link {}: the server broke the protocol: {fault:?}\n", self.number);
+        Err(EPROTO)
+    }
+
+    fn page_end(
+        &self,
+        rx: &mut Rx,
+        tag: Tag,
+        slot: u64,
+        crc: u32,
+    ) -> Result<(), super::engine::Fault> {
+        let Some(mut filling) = rx.filling.take() else {
+            return Ok(());
+        };
+        let good = sys::crc32c(slot, filling.entry.folio.page_mut(filling.index)) == crc;
+        if !good {
+            ratelimited!(pr_err, "slot {slot:#x} came back damaged (checksum)\n");
+        }
+        let result = if good { Ok(()) } else { Err(LoadError::Checksum) };
+        self.change(|state| {
+            state.table.give_back(filling.number, filling.entry);
+            if let Some(completion) = state.stream.page_done(tag, result)? {
+                state.table.complete(completion, &self.shared.pool);
+            }
+            Ok(())
+        })
+    }
+
+    fn message(&self, message: Message) -> Result<(), super::engine::Fault> {
+        if let Message::Notice { status, .. } = message {
+            ratelimited!(pr_info, "the server says: {}\n", status.as_str());
+        }
+        let frees = matches!(message, Message::Ack { .. });
+        let (result, more) = self.change(|state| {
+            let State { stream, table } = state;
+            let result = stream.message(message, &mut |completion| {
+                table.complete(completion, &self.shared.pool);
+            });
+            (result, stream.has_output())
+        });
+        // An ACK makes room: for a window that was used up, and for frees that had none.
+        if more {
+            self.bell.ring(event::SEND);
+        }
+        if frees && self.frees_wait.load(Relaxed) {
+            self.bell.ring(event::FREE);
+        }
+        result
+    }
+}
+
+/// How many endings are carried out of the lock at a time.
+const ENDED: usize = 16;
+
+/// What has ended, taken from the table, to be told to the kernel without the lock.
+pub(crate) struct Ended {
+    items: [Option<Done>; ENDED],
+    len: usize,
+    load: bool,
+}
+
+impl Ended {
+    /// Takes some of what has ended.
+    pub(crate) fn take(table: &mut Table, pool: &Pool) -> Self {
+        let mut this = Self {
+            items: [const { None }; ENDED],
+            len: 0,
+            load: false,
+        };
+        for item in &mut this.items {
+            let Some(done) = table.pop_done(pool) else {
+                break;
+            };
+            this.load |= matches!(done, Done::Load(..));
+            *item = Some(done);
+            this.len += 1;
+        }
+        this
+    }
+
+    /// Whether nothing has ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether there may be more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == ENDED
+    }
+
+    /// Whether a load is among them, so that there is room for another.
+    pub(crate) fn has_load(&self) -> bool {
+        self.load
+    }
+
+    /// Tells the kernel.
+    pub(crate) fn finish(self, link: &Link) {
+        for done in self.items.into_iter().flatten() {
+            match done {
+                Done::Load(entry, result) => {
+                    if result.is_ok() {
+                        sys::count_in(u32::from(entry.pages));
+                    } else {
+                        ratelimited!(pr_err, "a page could not be read back ({result:?}): slot {:#x}\n",
+                            entry.folio.slot()
+                        );
+                    }
+                    let dirty = !link.shared.config.keep_clean;
+                    entry.folio.done(result.is_ok(), dirty);
+                }
+                Done::Store(group) if group.failed.is_none() => {
+                    sys::count_out(u32::from(group.pages));
+                    group.folio.stored();
+                }
+                Done::Store(group) => {
+                    if group.no_room() {
+                        link.shared.set_full();
+                    } else if let Some(status) = group.status() {
+                        ratelimited!(pr_err, "a store was refused: {}\n", status.as_str());
+                    } else if group.failed == Some(StoreError::Expired) {
+                        ratelimited!(pr_warn, "a store had no answer in time; its page stays in RAM\n");
+                    }
+                    // The bits first: the folio may be stored anew as soon as its writeback ends.
+                    if link.shared.areas.clear(group.slot, group.pages) {
+                        link.bell.ring(event::FREE);
+                    }
+                    group.folio.failed();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A link's thread: it connects, sends what nobody else has sent, watches the time, and says goodbye.
+//!
+//! ```text
+//!            connected, welcomed                  broken, silent, protocol fault
+//!   down ------------------------> up ----------------------------------------------> down
+//!    ^  |                          |
+//!    +--+ refused, unreachable:    +--> stopped (rmmod): frees flushed, BYE
+//!         again after a while
+//! ```
+//!
+//! While down, stores end after `store_ms` and loads after `hold_ms`; what is left when the link is
+//! up again is sent again, in order.
+
+use super::link::{event, Link, State};
+use super::platform::{
+    socket::Connection,
+    sys,
+    thread::{should_stop, Bell, ThreadMain}, //
+};
+use super::protocol::{
+    Hello, HelloError, Message, Sender, Status, Welcome, HEADER_LEN, VERSION,
+};
+use super::rx::Rx;
+use super::tx::Pumped;
+use kernel::{
+    prelude::*,
+    str::CStr,
+    sync::{
+        atomic::{Acquire, Relaxed, Release},
+        Arc, //
+    }, //
+};
+
+/// How long connecting and the handshake may take, in milliseconds.
+const CONNECT_MS: u32 = 3000;
+/// The delays before connecting anew: doubled each time, from the first to the last.
+const RETRY_MS: (u64, u64) = (100, 3000);
+/// A server that still has our earlier life's connections is asked again for so long, at insmod.
+const BUSY_MS: u64 = 10_000;
+/// How long the last frees may take at rmmod.
+const GOODBYE_MS: u64 = 3000;
+/// How often a socket that took no more is tried anew, in milliseconds, should no event come.
+const BLOCKED_MS: u32 = 20;
+/// How often the clock is looked at while something is in flight, in milliseconds.
+const WATCH_MS: u32 = 200;
+
+/// Why a session did not come about.
+enum NoSession {
+    /// The network's error.
+    Network(Error),
+    /// The peer is no memsrv.
+    Stranger,
+    /// The server said no.
+    Refused(Status),
+}
+
+impl NoSession {
+    fn errno(&self) -> Error {
+        match self {
+            NoSession::Network(error) => *error,
+            NoSession::Stranger => EPROTO,
+            NoSession::Refused(status) => match status {
+                Status::Version => EPROTONOSUPPORT,
+                Status::Busy => EBUSY,
+                Status::Denied => EACCES,
+                Status::Full | Status::Quota => ENOSPC,
+                Status::Stale => ESTALE,
+                _ => EPROTO,
+            },
+        }
+    }
+
+    /// One line that says what happened and what to do.
+    fn log(&self, link: &Link) {
+        let server = link.shared.config.server;
+        match self {
+            NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
+                "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
+            ),
+            NoSession::Network(error) => pr_err!(
+                "cannot reach server {server}: {error:?}; check the address, the network and the firewall\n"
+            ),
+            NoSession::Stranger => pr_err!(
+                "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
+            ),
+            NoSession::Refused(Status::Version) => pr_err!(
+                "server {server} speaks another version of the protocol than this module ({VERSION}); install matching versions\n"
+            ),
+            NoSession::Refused(Status::Busy) => pr_err!(
+                "server {server} says that client {} is connected already with region {}; give this one another client= or region= name\n",
+                link.shared.config.client.as_str(),
+                link.shared.config.region.as_str()
+            ),
+            NoSession::Refused(status) => pr_err!(
+                "server {server} refuses the session: {}; see the server's log\n",
+                status.as_str()
+            ),
+        }
+    }
+}
+
+/// What only the thread knows.
+struct Session {
+    retry_at_ms: u64,
+    retry_ms: u64,
+    started_ms: u64,
+    blocked: bool,
+    /// Whether the failure to connect was logged since the link was up.
+    told: bool,
+}
+
+impl ThreadMain for Link {
+    fn main(self: Arc<Self>) {
+        let mut session = Session {
+            retry_at_ms: 0,
+            retry_ms: RETRY_MS.0,
+            started_ms: sys::now_ms(),
+            blocked: false,
+            told: false,
+        };
+        self.bell.ring(event::WATCH);
+        loop {
+            let events = self.bell.wait(self.timeout(&session));
+            if should_stop() {
+                break;
+            }
+            if events & event::CHUNK != 0 {
+                self.make_chunk();
+            }
+            if self.connected() {
+                self.tend(&mut session, events);
+            } else {
+                self.wait_down(&mut session);
+            }
+        }
+        self.close();
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+impl Link {
+    /// How long the thread may sleep: 0 is without limit.
+    fn timeout(&self, session: &Session) -> u32 {
+        let busy = {
+            let state = self.state.lock();
+            state.stream.oldest_ms().is_some()
+        };
+        let timeout = if !self.connected() {
+            let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
+            let limit = if busy { WATCH_MS } else { u32::MAX };
+            u32::try_from(left).unwrap_or(u32::MAX).min(limit)
+        } else if session.blocked {
+            BLOCKED_MS
+        } else if busy {
+            WATCH_MS
+        } else {
+            0
+        };
+        self.watched.store(timeout != 0, Relaxed);
+        timeout
+    }
+
+    fn connected(&self) -> bool {
+        self.state.lock().stream.is_connected()
+    }
+
+    /// The link is up: send, and see whether the server still answers.
+    fn tend(&self, session: &mut Session, events: u32) {
+        if events & event::BROKEN != 0 {
+            self.disconnect(session, "the connection was lost");
+            return;
+        }
+        if events & event::FREE != 0 {
+            self.flush_frees();
+        }
+        let pumped = self.pump(&mut self.tx.lock());
+        session.blocked = pumped == Pumped::Blocked;
+        if pumped == Pumped::More {
+            self.bell.ring(event::SEND);
+        }
+        let now = sys::now_ms();
+        let silence = self.shared.config.silence_ms;
+        let oldest = self.state.lock().stream.oldest_ms();
+        let waited = |since: u64| now.saturating_sub(since) > silence;
+        if oldest.is_some_and(waited) && waited(self.heard_ms.load(Relaxed)) {
+            self.disconnect(session, "the server does not answer");
+        }
+    }
+
+    /// The link is down: give up what waited too long, and try to connect when it is time.
+    fn wait_down(self: &Arc<Self>, session: &mut Session) {
+        self.expire();
+        if sys::now_ms() < session.retry_at_ms {
+            return;
+        }
+        match self.connect() {
+            Ok(()) => {
+                session.retry_ms = RETRY_MS.0;
+                session.told = false;
+                session.blocked = false;
+                self.first_ended(0);
+            }
+            Err(reason) => self.not_connected(session, &reason),
+        }
+    }
+
+    fn not_connected(&self, session: &mut Session, reason: &NoSession) {
+        let now = sys::now_ms();
+        let first = self.first.load(Relaxed) == 1;
+        let busy = matches!(reason, NoSession::Refused(Status::Busy));
+        // An earlier life of this machine may still be connected, in the server's eyes.
+        let wait = first && busy && now.saturating_sub(session.started_ms) < BUSY_MS;
+        if !wait {
+            if !session.told {
+                reason.log(self);
+                session.told = true;
+            }
+            self.first_ended(reason.errno().to_errno());
+        }
+        session.retry_at_ms = now.saturating_add(session.retry_ms);
+        session.retry_ms = session.retry_ms.saturating_mul(2).min(RETRY_MS.1);
+    }
+
+    fn first_ended(&self, errno: i32) {
+        if self.first.load(Relaxed) == 1 {
+            self.first.store(errno, Release);
+            self.first_done.complete_all();
+        }
+    }
+
+    /// Waits until the first attempt to connect has ended.
+    pub(crate) fn wait_first(&self) -> Result {
+        self.first_done.wait_for_completion();
+        kernel::error::to_result(self.first.load(Acquire))
+    }
+
+    fn connect(self: &Arc<Self>) -> Result<(), NoSession> {
+        let config = &self.shared.config;
+        let connection =
+            Connection::open(config.server.0, CONNECT_MS).map_err(NoSession::Network)?;
+        let welcome = self.handshake(&connection)?;
+        if let Some(lost) = self.shared.welcomed(&welcome) {
+            if lost > 0 {
+                pr_err!(
+                    "server {} has started anew: {lost} pages are lost; programs that need them get SIGBUS\n",
+                    config.server
+                );
+            }
+        }
+        let socket = connection
+            .attach(self.clone(), Rx::new())
+            .map_err(NoSession::Network)?;
+        let mut tx = self.tx.lock();
+        tx.reset(Some(socket));
+        self.heard_ms.store(sys::now_ms(), Relaxed);
+        self.state.lock().stream.connected(welcome.window);
+        self.up.store(true, Relaxed);
+        if let Some(socket) = &tx.socket {
+            socket.poll();
+        }
+        drop(tx);
+        if self.first.load(Relaxed) != 1 {
+            pr_info!("link {}: connected to {} again\n", self.number, config.server);
+            self.reconnects.fetch_add(1u64, Relaxed);
+        }
+        self.bell.ring(event::SEND | event::FREE);
+        Ok(())
+    }
+
+    fn handshake(&self, connection: &Connection) -> Result<Welcome, NoSession> {
+        let config = &self.shared.config;
+        let hello = Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            options: 0,
+            incarnation: self.shared.incarnation,
+            instance: self.shared.instance(),
+            stream: self.number,
+            streams: config.connections,
+            wanted: 0,
+            issued: self.state.lock().stream.issued(),
+            client: config.client,
+            region: config.region,
+        };
+        let network = NoSession::Network;
+        let mut bytes = [0u8; HEADER_LEN + Hello::LEN];
+        let (header, payload) = bytes.split_at_mut(HEADER_LEN);
+        header.copy_from_slice(&Message::Hello.encode());
+        payload.copy_from_slice(&hello.encode());
+        connection.send_all(&bytes).map_err(network)?;
+
+        let mut header = [0u8; HEADER_LEN];
+        connection.receive_exact(&mut header).map_err(network)?;
+        match Message::decode(&header, Sender::Server) {
+            Ok(Message::Welcome) => {
+                let mut payload = [0u8; Welcome::LEN];
+                connection.receive_exact(&mut payload).map_err(network)?;
+                match Welcome::decode(&payload) {
+                    Ok(welcome) if welcome.version == VERSION => Ok(welcome),
+                    Ok(_) => Err(NoSession::Refused(Status::Version)),
+                    Err(HelloError::Magic | _) => Err(NoSession::Stranger),
+                }
+            }
+            Ok(Message::Refused { status, .. }) => Err(NoSession::Refused(status)),
+            _ => Err(NoSession::Stranger),
+        }
+    }
+
+    /// Ends the connection; what is unanswered waits for the next.
+    fn disconnect(&self, session: &mut Session, why: &str) {
+        pr_warn!(
+            "link {}: {why}; connecting to {} anew\n",
+            self.number,
+            self.shared.config.server
+        );
+        self.drop_connection();
+        session.retry_at_ms = 0;
+        session.blocked = false;
+        session.told = false;
+    }
+
+    /// Takes the connection away from everybody; `None` if there is none.
+    fn drop_connection(&self) -> Option<Connection> {
+        self.up.store(false, Relaxed);
+        // Held to the end, so that nobody finds a socket without a stream or the other way round.
+        let mut tx = self.tx.lock();
+        let (connection, rx) = tx.reset(None)?.detach();
+        self.change(|state| {
+            let State { stream, table } = state;
+            rx.end(table);
+            stream.disconnected();
+        });
+        drop(tx);
+        Some(connection)
+    }
+
+    /// Ends stores and loads that have waited too long for the server.
+    fn expire(&self) {
+        let config = &self.shared.config;
+        let now = sys::now_ms();
+        let pool = &self.shared.pool;
+        self.change(|state| {
+            let State { stream, table } = state;
+            let before = now.saturating_sub(config.store_ms);
+            stream.expire_stores(before, &mut |ended| table.complete(ended, pool));
+        });
+        self.change(|state| {
+            let State { stream, table } = state;
+            // The engine asks about each load while it completes others: the answers come first.
+            let table = core::cell::RefCell::new(table);
+            stream.expire_loads(
+                |&number, since| {
+                    table.borrow().is_patient(number)
+                        || now.saturating_sub(since) < config.hold_ms
+                },
+                &mut |ended| table.borrow_mut().complete(ended, pool),
+            );
+        });
+    }
+
+    fn make_chunk(&self) {
+        let wanted = self.wanted.xchg(0, kernel::sync::atomic::Full);
+        let slots = self.wanted_slots.xchg(0, kernel::sync::atomic::Full);
+        if let Some(slot) = wanted.checked_sub(1) {
+            if let Err(error) = self.shared.areas.make(slot, slots.max(1)) {
+                ratelimited!(pr_warn, "no memory for the bitmap of slot {slot:#x}: {error:?}\n");
+            }
+        }
+    }
+
+    /// rmmod: the last frees, and BYE from the last link; then the connection is closed.
+    fn close(&self) {
+        let until = sys::now_ms().saturating_add(GOODBYE_MS);
+        while self.connected() && sys::now_ms() < until {
+            self.flush_frees();
+            self.pump(&mut self.tx.lock());
+            let state = self.state.lock();
+            if !state.stream.has_output() && state.stream.frees_in_flight() == 0 {
+                break;
+            }
+            drop(state);
+            // Whatever happens rings the bell; the limit is for a server that does not answer.
+            if self.bell.wait(BLOCKED_MS) & event::BROKEN != 0 {
+                break;
+            }
+        }
+        if let Some(connection) = self.drop_connection() {
+            // The threads are stopped from the last to the first.
+            if self.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
+                // The server closes when it has read it.
+                let mut end = [0u8; 1];
+                let _ = connection.receive_exact(&mut end);
+            }
+        }
+    }
+}
+
+/// The thread's name, as `ps` shows it.
+pub(crate) const THREAD_NAME: &CStr = c"memsrv";

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Statistics: counted where things happen, and written out as text in debugfs.
+//!
+//! `/sys/kernel/debug/memsrv/stats` has a line `key value` for each; `Documentation/admin` says what
+//! each means. What happens to pages in flight is counted under the link's lock, so without an atomic
+//! operation of its own; what happens in the hooks, by atomic counters.
+
+use super::engine::{LoadError, StoreError};
+use super::link::{Link, LinkReport};
+use super::platform::sys;
+use super::shared::Shared;
+use super::table::{Group, LoadEntry};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, //
+    }, //
+};
+
+/// Buckets of a histogram: the last takes all from 2^30 microseconds on.
+const BUCKETS: usize = 32;
+
+/// Latencies: bucket `i` counts those of 2^(i-1) to 2^i - 1 microseconds, bucket 0 those below one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Log2([u64; BUCKETS]);
+
+impl Log2 {
+    fn add(&mut self, us: u64) {
+        let bits = usize::try_from(u64::BITS - us.leading_zeros()).unwrap_or(BUCKETS);
+        if let Some(bucket) = self.0.get_mut(bits.min(BUCKETS - 1)) {
+            *bucket = bucket.wrapping_add(1);
+        }
+    }
+
+    fn merge(&mut self, other: &Log2) {
+        for (to, from) in self.0.iter_mut().zip(other.0) {
+            *to = to.wrapping_add(from);
+        }
+    }
+}
+
+impl core::fmt::Display for Log2 {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        for (i, count) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(" ")?;
+            }
+            write!(f, "{count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What happened on one link, under its lock.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LinkCounters {
+    stored_pages: u64,
+    loaded_pages: u64,
+    failed_full: u64,
+    failed_expired: u64,
+    failed_stores: u64,
+    failed_loads: u64,
+    lost_loads: u64,
+    bad_checksums: u64,
+    store_us: Log2,
+    load_us: Log2,
+}
+
+impl LinkCounters {
+    /// A folio's store has ended.
+    pub(crate) fn store_ended(&mut self, group: &Group) {
+        let pages = u64::from(group.pages);
+        match group.failed {
+            None => {
+                self.stored_pages += pages;
+                self.store_us
+                    .add(sys::now_us().saturating_sub(group.asked_us));
+            }
+            Some(StoreError::Expired) => self.failed_expired += pages,
+            Some(_) if group.no_room() => self.failed_full += pages,
+            Some(_) => self.failed_stores += pages,
+        }
+    }
+
+    /// A folio's load has ended.
+    pub(crate) fn load_ended(&mut self, entry: &LoadEntry, result: Result<(), LoadError>) {
+        let pages = u64::from(entry.pages);
+        match result {
+            Ok(()) => {
+                self.loaded_pages += pages;
+                self.load_us
+                    .add(sys::now_us().saturating_sub(entry.asked_us));
+            }
+            Err(error) => {
+                self.failed_loads += pages;
+                match error {
+                    LoadError::Gone => self.lost_loads += pages,
+                    LoadError::Checksum => self.bad_checksums += pages,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, other: &LinkCounters) {
+        self.stored_pages += other.stored_pages;
+        self.loaded_pages += other.loaded_pages;
+        self.failed_full += other.failed_full;
+        self.failed_expired += other.failed_expired;
+        self.failed_stores += other.failed_stores;
+        self.failed_loads += other.failed_loads;
+        self.lost_loads += other.lost_loads;
+        self.bad_checksums += other.bad_checksums;
+        self.store_us.merge(&other.store_us);
+        self.load_us.merge(&other.load_us);
+    }
+}
+
+/// Why a store was not admitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The module is not ready yet, or is going.
+    Off,
+    /// The server is away.
+    Link,
+    /// The server said that it has no room, a moment ago, or the grant is used up.
+    Full,
+    /// Too much is in flight.
+    Inflight,
+    /// The bitmap's chunk is not there yet.
+    Chunk,
+    /// The slot is beyond what an area may have.
+    Range,
+}
+
+/// What happened in the hooks.
+#[derive(Default)]
+pub(crate) struct HookCounters {
+    refused: [Counter; 6],
+    pub(crate) freed_pages: Counter,
+    pub(crate) forgotten_pages: Counter,
+    pub(crate) mixed_loads: Counter,
+    pub(crate) leftover_slots: Counter,
+}
+
+/// A number that only grows.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self(Atomic::new(0))
+    }
+}
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.add(n, Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl HookCounters {
+    /// A folio of `pages` pages was not admitted.
+    pub(crate) fn refuse(&self, why: Refusal, pages: u16) {
+        let index = match why {
+            Refusal::Off => 0,
+            Refusal::Link => 1,
+            Refusal::Full => 2,
+            Refusal::Inflight => 3,
+            Refusal::Chunk => 4,
+            Refusal::Range => 5,
+        };
+        if let Some(counter) = self.refused.get(index) {
+            counter.add(u64::from(pages));
+        }
+    }
+}
+
+/// What the statistics file shows.
+pub(crate) struct Report {
+    shared: Arc<Shared>,
+    links: KVec<Arc<Link>>,
+}
+
+impl Report {
+    /// Of these links.
+    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>) -> Self {
+        Self { shared, links }
+    }
+
+    /// Writes the lines.
+    pub(crate) fn write(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        let (shared, hooks) = (&self.shared, &self.shared.counters);
+        let config = &shared.config;
+        let mut sum = LinkCounters::default();
+        let mut inflight = LinkReport::default();
+        for link in &self.links {
+            let (counters, report) = link.report();
+            sum.merge(&counters);
+            inflight.stores += report.stores;
+            inflight.loads += report.loads;
+            inflight.frees += report.frees;
+            inflight.reconnects += report.reconnects;
+        }
+        writeln!(f, "version {}", env_version())?;
+        writeln!(f, "server {}", config.server.0)?;
+        writeln!(f, "client {}", config.client.as_str())?;
+        writeln!(f, "region {}", config.region.as_str())?;
+        writeln!(f, "remote_pages {}", shared.areas.present())?;
+        writeln!(f, "granted_pages {}", shared.granted())?;
+        writeln!(f, "stored_pages {}", sum.stored_pages)?;
+        writeln!(f, "loaded_pages {}", sum.loaded_pages)?;
+        writeln!(f, "freed_pages {}", hooks.freed_pages.get())?;
+        writeln!(f, "forgotten_pages {}", hooks.forgotten_pages.get())?;
+        writeln!(f, "stored_bytes {}", sum.stored_pages * 4096)?;
+        writeln!(f, "loaded_bytes {}", sum.loaded_pages * 4096)?;
+        let names = ["off", "link", "full", "inflight", "chunk", "range"];
+        for (name, counter) in names.iter().zip(&hooks.refused) {
+            writeln!(f, "refused_{name} {}", counter.get())?;
+        }
+        writeln!(f, "failed_stores {}", sum.failed_stores)?;
+        writeln!(f, "failed_stores_full {}", sum.failed_full)?;
+        writeln!(f, "failed_stores_expired {}", sum.failed_expired)?;
+        writeln!(f, "failed_loads {}", sum.failed_loads)?;
+        writeln!(f, "failed_loads_lost {}", sum.lost_loads)?;
+        writeln!(f, "failed_loads_checksum {}", sum.bad_checksums)?;
+        writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
+        writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;
+        writeln!(f, "inflight_stores {}", inflight.stores)?;
+        writeln!(f, "inflight_loads {}", inflight.loads)?;
+        writeln!(f, "inflight_frees {}", inflight.frees)?;
+        writeln!(f, "inflight_pool_used {}", shared.pool.used())?;
+        writeln!(f, "inflight_pool_size {}", shared.pool.size())?;
+        writeln!(f, "reconnects {}", inflight.reconnects)?;
+        writeln!(f, "store_us_log2 {}", sum.store_us)?;
+        writeln!(f, "load_us_log2 {}", sum.load_us)?;
+        for (number, link) in self.links.iter().enumerate() {
+            let (counters, report) = link.report();
+            writeln!(f, "link.{number}.state {}", report.state())?;
+            writeln!(f, "link.{number}.peer {}", config.server.0)?;
+            writeln!(f, "link.{number}.stored_pages {}", counters.stored_pages)?;
+            writeln!(f, "link.{number}.loaded_pages {}", counters.loaded_pages)?;
+        }
+        Ok(())
+    }
+}
+
+/// The module's version, as modinfo shows it.
+fn env_version() -> &'static str {
+    "0.1.0"
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What is in flight on one link: the folios behind the engine's tokens.
+//!
+//! The engine counts pages, the kernel folios: a folio that is stored is a group of operations that
+//! ends with the last of them. Everything here is under the link's state lock and allocates nothing.
+//! What has ended waits in a list until the lock is dropped, because ending a folio takes other locks.
+
+use super::engine::{Completion, LoadError, StoreError};
+use super::platform::{
+    folio::{LoadingFolio, WritebackFolio},
+    sys, //
+};
+use super::pool::Pool;
+use super::protocol::Status;
+use super::stats::LinkCounters;
+use kernel::prelude::*;
+
+/// Ends the lists.
+const NIL: u32 = u32::MAX;
+
+/// A folio being stored.
+pub(crate) struct Group {
+    pub(crate) folio: WritebackFolio,
+    pub(crate) slot: u64,
+    pub(crate) pages: u16,
+    pub(crate) asked_us: u64,
+    left: u16,
+    pub(crate) failed: Option<StoreError>,
+}
+
+/// A folio being loaded.
+pub(crate) struct LoadEntry {
+    pub(crate) folio: LoadingFolio,
+    pub(crate) pages: u16,
+    pub(crate) asked_us: u64,
+    /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
+    pub(crate) patient: bool,
+}
+
+/// Something that has ended and must be told to the kernel, without the lock.
+pub(crate) enum Done {
+    /// Every page of a folio was answered.
+    Store(Group),
+    /// A folio was read, or cannot be.
+    Load(LoadEntry, Result<(), LoadError>),
+}
+
+/// Where a pool page belongs.
+struct Copy {
+    /// The group's first page; the group is kept there.
+    lead: u32,
+    group: Option<Group>,
+    next_done: u32,
+}
+
+struct Load {
+    entry: Option<LoadEntry>,
+    result: Result<(), LoadError>,
+    /// In the free list or the list of the ended.
+    next: u32,
+}
+
+/// The folios in flight on a link.
+pub(crate) struct Table {
+    copies: KVVec<Copy>,
+    loads: KVVec<Load>,
+    free_load: u32,
+    done_store: u32,
+    done_load: u32,
+    pub(crate) counters: LinkCounters,
+}
+
+fn at<T>(items: &mut [T], number: u32) -> Option<&mut T> {
+    items.get_mut(usize::try_from(number).ok()?)
+}
+
+impl Table {
+    /// For copies out of a pool of `copies` pages, and `loads` loads.
+    pub(crate) fn new(copies: u32, loads: u32) -> Result<Self> {
+        let mut this = Self {
+            copies: KVVec::with_capacity(usize::try_from(copies)?, GFP_KERNEL)?,
+            loads: KVVec::with_capacity(usize::try_from(loads)?, GFP_KERNEL)?,
+            free_load: NIL,
+            done_store: NIL,
+            done_load: NIL,
+            counters: LinkCounters::default(),
+        };
+        for _ in 0..copies {
+            let copy = Copy {
+                lead: NIL,
+                group: None,
+                next_done: NIL,
+            };
+            this.copies.push(copy, GFP_KERNEL)?;
+        }
+        for number in 0..loads {
+            let load = Load {
+                entry: None,
+                result: Ok(()),
+                next: this.free_load,
+            };
+            this.loads.push(load, GFP_KERNEL)?;
+            this.free_load = number;
+        }
+        Ok(this)
+    }
+
+    /// Begins a group of `pages` operations whose first copy is `lead`.
+    pub(crate) fn begin_store(&mut self, lead: u32, folio: WritebackFolio, slot: u64, pages: u16) {
+        if let Some(copy) = at(&mut self.copies, lead) {
+            copy.group = Some(Group {
+                folio,
+                slot,
+                pages,
+                asked_us: sys::now_us(),
+                left: pages,
+                failed: None,
+            });
+        }
+    }
+
+    /// Makes copy `number` one of the group of `lead`.
+    pub(crate) fn add_copy(&mut self, number: u32, lead: u32) {
+        if let Some(copy) = at(&mut self.copies, number) {
+            copy.lead = lead;
+        }
+    }
+
+    /// A copy's operation has ended; the group ends with its last.
+    pub(crate) fn end_copy(&mut self, number: u32, result: Result<(), StoreError>, pool: &Pool) {
+        let Some(lead) = at(&mut self.copies, number).map(|copy| copy.lead) else {
+            return;
+        };
+        // The first copy's number names the group: it goes back to the pool with the group's end.
+        if number != lead {
+            pool.put(number);
+        }
+        let head = self.done_store;
+        let Some(copy) = at(&mut self.copies, lead) else {
+            return;
+        };
+        let Some(group) = copy.group.as_mut() else {
+            return;
+        };
+        group.left = group.left.saturating_sub(1);
+        if let Err(error) = result {
+            group.failed = Some(error);
+        }
+        if group.left > 0 {
+            return;
+        }
+        copy.next_done = head;
+        self.done_store = lead;
+    }
+
+    /// Room for one more load.
+    pub(crate) fn has_load_room(&self) -> bool {
+        self.free_load != NIL
+    }
+
+    /// Begins a load and returns its number; gives the entry back where there is no room.
+    pub(crate) fn begin_load(&mut self, entry: LoadEntry) -> Result<u32, LoadEntry> {
+        let number = self.free_load;
+        match at(&mut self.loads, number) {
+            Some(load) => {
+                self.free_load = load.next;
+                load.next = NIL;
+                load.entry = Some(entry);
+                Ok(number)
+            }
+            None => Err(entry),
+        }
+    }
+
+    /// Takes a load's folio out, to fill it without the lock.
+    pub(crate) fn lend(&mut self, number: u32) -> Option<LoadEntry> {
+        at(&mut self.loads, number)?.entry.take()
+    }
+
+    /// Puts a folio back that was lent.
+    pub(crate) fn give_back(&mut self, number: u32, entry: LoadEntry) {
+        if let Some(load) = at(&mut self.loads, number) {
+            load.entry = Some(entry);
+        }
+    }
+
+    /// Whether a load may be given up.
+    pub(crate) fn is_patient(&self, number: u32) -> bool {
+        usize::try_from(number)
+            .ok()
+            .and_then(|n| self.loads.get(n))
+            .and_then(|load| load.entry.as_ref())
+            .is_some_and(|entry| entry.patient)
+    }
+
+    /// The engine says that something has ended.
+    pub(crate) fn complete(&mut self, completion: Completion<u32, u32>, pool: &Pool) {
+        match completion {
+            Completion::Store { token, result } => self.end_copy(token, result, pool),
+            Completion::Load { token, result } => {
+                let head = self.done_load;
+                if let Some(load) = at(&mut self.loads, token) {
+                    load.result = result;
+                    load.next = head;
+                    self.done_load = token;
+                }
+            }
+        }
+    }
+
+    /// Takes one of what has ended, and counts it.
+    pub(crate) fn pop_done(&mut self, pool: &Pool) -> Option<Done> {
+        if let Some(load) = at(&mut self.loads, self.done_load) {
+            let number = self.done_load;
+            self.done_load = load.next;
+            load.next = self.free_load;
+            self.free_load = number;
+            let entry = load.entry.take()?;
+            let result = load.result;
+            self.counters.load_ended(&entry, result);
+            return Some(Done::Load(entry, result));
+        }
+        let lead = self.done_store;
+        let copy = at(&mut self.copies, lead)?;
+        self.done_store = copy.next_done;
+        let group = copy.group.take()?;
+        pool.put(lead);
+        self.counters.store_ended(&group);
+        Some(Done::Store(group))
+    }
+}
+
+impl Group {
+    /// Whether the server said that it has no room.
+    pub(crate) fn no_room(&self) -> bool {
+        matches!(self.failed, Some(StoreError::Refused(status)) if status.is_no_room())
+    }
+
+    /// The server's word for the failure, for the log.
+    pub(crate) fn status(&self) -> Option<Status> {
+        match self.failed {
+            Some(StoreError::Refused(status)) => Some(status),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The sending side of a link: whoever asks sends, if nobody else does just now.
+//!
+//! A send never waits. What the socket does not take stays first in the batch, and goes on when there
+//! is room (`sk_write_space`), or by the thread's timer: a shortage of memory with nothing in flight
+//! gives no event.
+
+use super::engine::Outgoing;
+use super::link::{event, Link, State};
+use super::platform::{
+    socket::{SendVec, Socket},
+    sys, //
+};
+use super::pool::Pool;
+use super::protocol::{FreeMask, HEADER_LEN, PAGE_SIZE};
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
+
+/// Messages in a batch. Each is two slices at the most, and a send takes 128.
+const BATCH: usize = 64;
+
+/// Batches that a task sends which came to ask for something of its own; more are the thread's.
+const ROUNDS: usize = 8;
+
+/// A part of a batch.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Bytes in the batch's own memory.
+    Bytes { start: usize, len: usize },
+    /// A page of the pool.
+    Page(u32),
+}
+
+impl Part {
+    fn len(self) -> usize {
+        match self {
+            Part::Bytes { len, .. } => len,
+            Part::Page(_) => PAGE_SIZE,
+        }
+    }
+}
+
+/// Messages on their way into the socket, in order; the first may be half gone.
+struct Batch {
+    bytes: KVec<u8>,
+    parts: KVec<Part>,
+    /// The first part that is not gone, and how much of it is.
+    next: usize,
+    gone: usize,
+}
+
+impl Batch {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            bytes: KVec::with_capacity(BATCH * (HEADER_LEN + FreeMask::LEN), GFP_KERNEL)?,
+            parts: KVec::with_capacity(BATCH * 2, GFP_KERNEL)?,
+            next: 0,
+            gone: 0,
+        })
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.parts.clear();
+        self.next = 0;
+        self.gone = 0;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.next >= self.parts.len()
+    }
+
+    /// The memory was made for a whole batch, so that nothing is ever left out.
+    fn push_bytes(&mut self, bytes: &[u8]) {
+        let start = self.bytes.len();
+        for &byte in bytes {
+            let _ = self.bytes.push_within_capacity(byte);
+        }
+        self.push(Part::Bytes {
+            start,
+            len: bytes.len(),
+        });
+    }
+
+    fn push(&mut self, part: Part) {
+        let _ = self.parts.push_within_capacity(part);
+    }
+
+    /// What is not gone.
+    fn slices<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a [u8]> {
+        let parts = self.parts.get(self.next..).unwrap_or(&[]);
+        parts.iter().enumerate().map(move |(i, part)| {
+            let bytes = match *part {
+                Part::Bytes { start, len } => self
+                    .bytes
+                    .get(start..start.saturating_add(len))
+                    .unwrap_or(&[]),
+                Part::Page(number) => pool.buffers().get(number),
+            };
+            let gone = if i == 0 { self.gone } else { 0 };
+            bytes.get(gone..).unwrap_or(&[])
+        })
+    }
+
+    /// `n` bytes are gone.
+    fn advance(&mut self, mut n: usize) {
+        while let Some(part) = self.parts.get(self.next) {
+            let left = part.len().saturating_sub(self.gone);
+            if n < left {
+                self.gone += n;
+                return;
+            }
+            n -= left;
+            self.next += 1;
+            self.gone = 0;
+        }
+    }
+}
+
+/// What sending needs; who holds its lock sends.
+pub(crate) struct Tx {
+    pub(crate) socket: Option<Socket<Link>>,
+    batch: Batch,
+    vec: SendVec,
+}
+
+/// How a round of sending ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// There is nothing to send now.
+    Idle,
+    /// The socket takes no more, now or ever.
+    Blocked,
+    /// There is more.
+    More,
+}
+
+impl Tx {
+    /// No connection.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            socket: None,
+            batch: Batch::new()?,
+            vec: SendVec::new()?,
+        })
+    }
+
+    /// For a new connection, or none.
+    pub(crate) fn reset(&mut self, socket: Option<Socket<Link>>) -> Option<Socket<Link>> {
+        self.batch.clear();
+        core::mem::replace(&mut self.socket, socket)
+    }
+}
+
+impl Link {
+    /// Sends what there is, unless somebody else does; then he finds it.
+    pub(crate) fn send(&self) {
+        loop {
+            let Some(mut tx) = self.tx.try_lock() else {
+                // Its holder looks again after he has dropped it.
+                return;
+            };
+            let pumped = self.pump(&mut tx);
+            drop(tx);
+            match pumped {
+                Pumped::Idle => {
+                    if !self.state.lock().stream.has_output() {
+                        return;
+                    }
+                }
+                Pumped::Blocked | Pumped::More => {
+                    self.bell.ring(event::SEND);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends some batches.
+    pub(crate) fn pump(&self, tx: &mut Tx) -> Pumped {
+        let Tx { socket, batch, vec } = tx;
+        let Some(socket) = socket else {
+            return Pumped::Idle;
+        };
+        for _ in 0..ROUNDS {
+            if batch.is_empty() {
+                self.fill(batch);
+                if batch.is_empty() {
+                    return Pumped::Idle;
+                }
+            }
+            match socket.send(batch.slices(&self.shared.pool), vec) {
+                Ok(n) => batch.advance(n),
+                Err(error) if error == EAGAIN => return Pumped::Blocked,
+                Err(_) => {
+                    self.up.store(false, Relaxed);
+                    self.bell.ring(event::BROKEN);
+                    return Pumped::Blocked;
+                }
+            }
+        }
+        Pumped::More
+    }
+
+    fn fill(&self, batch: &mut Batch) {
+        batch.clear();
+        let mut state = self.state.lock();
+        let State { stream, .. } = &mut *state;
+        for _ in 0..BATCH {
+            let mask = |slot: super::protocol::Slot| {
+                FreeMask::from_words(self.shared.areas.absent(slot.0))
+            };
+            match stream.next(mask, |slot, payload| sys::crc32c(slot.0, payload)) {
+                None => break,
+                Some(Outgoing::Load { header }) => batch.push_bytes(&header),
+                Some(Outgoing::Store { header, token }) => {
+                    batch.push_bytes(&header);
+                    batch.push(Part::Page(token));
+                }
+                Some(Outgoing::Free { header, mask }) => {
+                    batch.push_bytes(&header);
+                    batch.push_bytes(&mask.0);
+                }
+            }
+        }
+    }
+}

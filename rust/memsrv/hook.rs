@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The kernel's swap path, taken over at zswap's entry points by ftrace.
+//!
+//! An ftrace handler runs before the hooked function, with its arguments at hand. For `zswap_store`
+//! and `zswap_load` it asks [`SwapHooks`] whether the call is ours, by atomic operations only, and if
+//! so makes the call go to our replacement; if not, the original runs as in any kernel. **No original
+//! is ever called from here**: the ENDBR of these functions is sealed, so that an indirect call is
+//! fatal on machines with IBT. `zswap_invalidate`, `zswap_swapon` and `zswap_swapoff` are only
+//! observed. `zswap_never_enabled` always answers "false" while we are here, which keeps swap-in to
+//! single pages, zswap's own way.
+//!
+//! Handlers must not sleep: a task that schedules on a trampoline is not waited for by RCU-tasks.
+//! Replacements may; each holds an SRCU read lock from its first to its last line. Unloading is in
+//! [`Registration::drop`].
+
+use super::bindings;
+use super::folio::{FolioView, LoadingFolio, StoringFolio};
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{
+    bindings as kernel_bindings,
+    error::to_result,
+    new_srcu,
+    prelude::*,
+    str::CStr,
+    sync::{
+        atomic::{Acquire, Atomic, Release},
+        Arc, Srcu, //
+    },
+    types::Opaque, //
+};
+
+/// What the swap path asks for. The first five run in ftrace handlers: they must neither sleep nor
+/// allocate, and `invalidate` runs under the swap cluster's lock, perhaps with interrupts off.
+pub(crate) trait SwapHooks: Send + Sync + 'static {
+    /// Where the hooks find their object.
+    fn target() -> &'static Target<Self>
+    where
+        Self: Sized;
+
+    /// Whether a store is taken. If not, older copies of the folio's slots are forgotten at once,
+    /// since zswap or the disk will hold the newest.
+    fn admit(&self, folio: FolioView<'_>) -> bool;
+    /// Whether a load is ours.
+    fn holds(&self, folio: FolioView<'_>) -> bool;
+    /// A slot was freed.
+    fn invalidate(&self, slot: u64);
+    /// A swap area comes.
+    fn swapon(&self, area: u32, pages: u64);
+    /// A swap area goes; no slot of it is in use.
+    fn swapoff(&self, area: u32);
+
+    /// Stores a folio that `admit` admitted; it can no longer be refused.
+    fn store(&self, folio: StoringFolio);
+    /// Loads a folio that `holds` claimed.
+    fn load(&self, folio: LoadingFolio);
+}
+
+/// Where the hooks find their object: set while a [`Registration`] lives.
+pub(crate) struct Target<H> {
+    shared: Atomic<usize>,
+    _hooks: PhantomData<fn(H) -> H>,
+}
+
+#[pin_data]
+struct Shared<H> {
+    hooks: Arc<H>,
+    #[pin]
+    inside: Srcu,
+}
+
+impl<H: SwapHooks> Target<H> {
+    /// No hooks yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            shared: Atomic::new(0),
+            _hooks: PhantomData,
+        }
+    }
+
+    fn get(&self) -> Option<&Shared<H>> {
+        let shared = self.shared.load(Acquire) as *const Shared<H>;
+        // SAFETY: Hooks run only while they are registered, or until the grace periods of
+        // `Registration::drop` are over, and the object lives longer than both.
+        unsafe { shared.as_ref() }
+    }
+}
+
+fn folio_arg(fregs: *mut kernel_bindings::ftrace_regs) -> Option<NonNull<kernel_bindings::folio>> {
+    // SAFETY: Called with the registers of an ftrace handler.
+    NonNull::new(unsafe { bindings::memsrv_fregs_arg(fregs, 0) } as *mut kernel_bindings::folio)
+}
+
+type Handler = unsafe extern "C" fn(
+    c_ulong,
+    c_ulong,
+    *mut kernel_bindings::ftrace_ops,
+    *mut kernel_bindings::ftrace_regs,
+);
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_store`.
+unsafe extern "C" fn on_store<H: SwapHooks>(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    let (Some(shared), Some(folio)) = (H::target().get(), folio_arg(fregs)) else {
+        return;
+    };
+    // SAFETY: `zswap_store` is called with a folio that is locked and in the swap cache.
+    if shared.hooks.admit(unsafe { FolioView::new(folio) }) {
+        let to = store::<H> as *const () as c_ulong;
+        // SAFETY: The handler has IPMODIFY, and the replacement has the function's signature.
+        unsafe { bindings::memsrv_fregs_set_ip(fregs, to) };
+    }
+}
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_load`.
+unsafe extern "C" fn on_load<H: SwapHooks>(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    let (Some(shared), Some(folio)) = (H::target().get(), folio_arg(fregs)) else {
+        return;
+    };
+    // SAFETY: `zswap_load` is called with a folio that is locked and in the swap cache.
+    if shared.hooks.holds(unsafe { FolioView::new(folio) }) {
+        let to = load::<H> as *const () as c_ulong;
+        // SAFETY: The handler has IPMODIFY, and the replacement has the function's signature.
+        unsafe { bindings::memsrv_fregs_set_ip(fregs, to) };
+    }
+}
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_never_enabled`.
+unsafe extern "C" fn on_never_enabled(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    let to = never_enabled as *const () as c_ulong;
+    // SAFETY: The handler has IPMODIFY, and the replacement has the function's signature.
+    unsafe { bindings::memsrv_fregs_set_ip(fregs, to) };
+}
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_invalidate`.
+unsafe extern "C" fn on_invalidate<H: SwapHooks>(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    if let Some(shared) = H::target().get() {
+        // SAFETY: The argument is a swap entry, which is one word passed by value.
+        let slot = unsafe { bindings::memsrv_entry_slot(bindings::memsrv_fregs_arg(fregs, 0)) };
+        shared.hooks.invalidate(slot);
+    }
+}
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_swapon`.
+unsafe extern "C" fn on_swapon<H: SwapHooks>(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    if let Some(shared) = H::target().get() {
+        // SAFETY: The registers of an ftrace handler.
+        let area = unsafe { bindings::memsrv_fregs_arg(fregs, 0) };
+        // SAFETY: The registers of an ftrace handler.
+        let pages = unsafe { bindings::memsrv_fregs_arg(fregs, 1) };
+        // The argument is an int: only the low half of the register counts.
+        shared.hooks.swapon(area as u32, pages as u64);
+    }
+}
+
+/// # Safety
+///
+/// An ftrace handler of `zswap_swapoff`.
+unsafe extern "C" fn on_swapoff<H: SwapHooks>(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut kernel_bindings::ftrace_ops,
+    fregs: *mut kernel_bindings::ftrace_regs,
+) {
+    if let Some(shared) = H::target().get() {
+        // SAFETY: The registers of an ftrace handler.
+        let area = unsafe { bindings::memsrv_fregs_arg(fregs, 0) };
+        shared.hooks.swapoff(area as u32);
+    }
+}
+
+/// Stands for `zswap_store`: true means that the page is taken.
+///
+/// # Safety
+///
+/// Called in its place, with its argument.
+unsafe extern "C" fn store<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> bool {
+    let (Some(shared), Some(folio)) = (H::target().get(), NonNull::new(folio)) else {
+        return false;
+    };
+    let _inside = shared.inside.read_lock();
+    // SAFETY: As for `zswap_store`.
+    shared.hooks.store(unsafe { StoringFolio::new(folio) });
+    true
+}
+
+/// Stands for `zswap_load`: 0 means that the folio will be filled and unlocked.
+///
+/// # Safety
+///
+/// Called in its place, with its argument.
+unsafe extern "C" fn load<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> c_int {
+    let (Some(shared), Some(folio)) = (H::target().get(), NonNull::new(folio)) else {
+        return ENOENT.to_errno();
+    };
+    let _inside = shared.inside.read_lock();
+    // SAFETY: `zswap_load` is called with a folio that is locked, in the swap cache and not up to
+    // date, and after another answer than -ENOENT its caller does not touch it.
+    shared.hooks.load(unsafe { LoadingFolio::new(folio) });
+    0
+}
+
+extern "C" fn never_enabled() -> bool {
+    false
+}
+
+/// One function's ftrace registration.
+struct Hook {
+    ops: Pin<KBox<Opaque<kernel_bindings::ftrace_ops>>>,
+    registered: bool,
+}
+
+// SAFETY: ftrace may be told from any task.
+unsafe impl Send for Hook {}
+// SAFETY: Nothing can be done through a shared reference.
+unsafe impl Sync for Hook {}
+
+/// A function that could not be hooked.
+pub(crate) struct HookError {
+    /// Its name.
+    pub(crate) function: &'static CStr,
+    /// `EINVAL`: the kernel has no such function; `EBUSY`: somebody else has hooked it.
+    pub(crate) error: Error,
+}
+
+impl Hook {
+    fn new(function: &'static CStr, handler: Handler, modify: bool) -> Result<Self, HookError> {
+        let fail = |error| HookError { function, error };
+        let mut flags = kernel_bindings::FTRACE_OPS_FL_PERMANENT;
+        if modify {
+            flags |= kernel_bindings::FTRACE_OPS_FL_IPMODIFY;
+        }
+        let ops = kernel_bindings::ftrace_ops {
+            func: Some(handler),
+            flags: flags as c_ulong,
+            ..Default::default()
+        };
+        let ops = KBox::pin(Opaque::new(ops), GFP_KERNEL).map_err(|e| fail(e.into()))?;
+        let name = function.to_bytes();
+        // SAFETY: The operations are pinned until they are unregistered; ftrace only reads the name.
+        to_result(unsafe {
+            kernel_bindings::ftrace_set_filter(
+                ops.get(),
+                name.as_ptr().cast_mut(),
+                name.len() as c_int,
+                0,
+            )
+        })
+        .map_err(fail)?;
+        let mut hook = Self {
+            ops,
+            registered: false,
+        };
+        // SAFETY: As above.
+        to_result(unsafe { kernel_bindings::register_ftrace_function(hook.ops.get()) })
+            .map_err(fail)?;
+        hook.registered = true;
+        Ok(hook)
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        if self.registered {
+            // SAFETY: Registered by `new`.
+            let failed = unsafe { kernel_bindings::unregister_ftrace_function(self.ops.get()) };
+            if failed != 0 {
+                // ftrace has killed itself, and calls still come to our text, so that the text must
+                // stay: rmmod does not return.
+                pr_emerg!("ftrace gave up ({failed}): the module can no longer be unloaded\n");
+                loop {
+                    // SAFETY: Sleeping is allowed here.
+                    unsafe { kernel_bindings::schedule_timeout_idle(c_long::MAX) };
+                }
+            }
+        }
+        // SAFETY: Not registered any more, and the filter's memory is of ftrace_set_filter().
+        unsafe { kernel_bindings::ftrace_free_filter(self.ops.get()) };
+    }
+}
+
+/// The hooks, registered; dropping it takes them away and waits until nobody is inside.
+pub(crate) struct Registration<H: SwapHooks> {
+    hooks: KVec<Hook>,
+    shared: Option<Pin<KBox<Shared<H>>>>,
+}
+
+impl<H: SwapHooks> Registration<H> {
+    /// Registers all hooks. `object` must not admit anything before this has returned.
+    pub(crate) fn new(object: Arc<H>) -> Result<Self, HookError> {
+        let fail = |error| HookError {
+            function: c"zswap_store",
+            error,
+        };
+        let shared = KBox::try_pin_init(
+            try_pin_init!(Shared {
+                hooks: object,
+                inside <- new_srcu!(),
+            }),
+            GFP_KERNEL,
+        )
+        .map_err(fail)?;
+        let address: *const Shared<H> = &*shared;
+        H::target().shared.store(address as usize, Release);
+        let mut this = Self {
+            hooks: KVec::new(),
+            shared: Some(shared),
+        };
+        // The order does not matter: nothing is admitted before all are there. But what is freed is
+        // watched from the first.
+        let all: [(&'static CStr, Handler, bool); 6] = [
+            (c"zswap_invalidate", on_invalidate::<H>, false),
+            (c"zswap_swapon", on_swapon::<H>, false),
+            (c"zswap_swapoff", on_swapoff::<H>, false),
+            (c"zswap_never_enabled", on_never_enabled, true),
+            (c"zswap_load", on_load::<H>, true),
+            (c"zswap_store", on_store::<H>, true),
+        ];
+        for (function, handler, modify) in all {
+            let hook = Hook::new(function, handler, modify)?;
+            this.hooks
+                .push(hook, GFP_KERNEL)
+                .map_err(|e| fail(e.into()))?;
+        }
+        Ok(this)
+    }
+}
+
+impl<H: SwapHooks> Drop for Registration<H> {
+    fn drop(&mut self) {
+        self.hooks.clear();
+        // For a task between a trampoline and the first line of a replacement.
+        // SAFETY: Sleeping is allowed here.
+        unsafe { kernel_bindings::synchronize_rcu_tasks() };
+        // For a task that sleeps inside a replacement, which RCU-tasks does not wait for.
+        if let Some(shared) = &self.shared {
+            shared.inside.synchronize();
+        }
+        // For a task between the last line of a replacement and its return.
+        // SAFETY: As above.
+        unsafe { kernel_bindings::synchronize_rcu_tasks() };
+        H::target().shared.store(0, Release);
+        self.shared = None;
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The module's parameters. They stand in C because the kernel's module! macro knows numbers only,
+ * and together, so that modinfo and /sys/module/memsrv/parameters show all of them alike.
+ */
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+
+#include "helpers.h"
+
+char memsrv_param_server[MEMSRV_ADDR_MAX];
+module_param_string(server, memsrv_param_server, sizeof(memsrv_param_server), 0444);
+MODULE_PARM_DESC(server, "memory server: HOST[:PORT], HOST an IPv4 address or an IPv6 address in brackets; port 7170 unless given");
+
+char memsrv_param_region[MEMSRV_NAME_MAX] = "swap";
+module_param_string(region, memsrv_param_region, sizeof(memsrv_param_region), 0444);
+MODULE_PARM_DESC(region, "name of this client's set of pages on the server: 1 to 64 of A-Z a-z 0-9 . _ - (default: swap)");
+
+char memsrv_param_client[MEMSRV_NAME_MAX];
+module_param_string(client, memsrv_param_client, sizeof(memsrv_param_client), 0444);
+MODULE_PARM_DESC(client, "name of this client, as the server counts its quota by: like region (default: the host name)");
+
+unsigned int memsrv_param_connections;
+module_param_named(connections, memsrv_param_connections, uint, 0444);
+MODULE_PARM_DESC(connections, "TCP connections to the server, 1 to 64 (default 0: one per CPU, 4 at most)");
+
+unsigned int memsrv_param_inflight = 1024;
+module_param_named(inflight, memsrv_param_inflight, uint, 0444);
+MODULE_PARM_DESC(inflight, "pages that may be on their way to the server at a time, 4 KiB of memory each, 1 to 65536 (default 1024; below 512 no huge page can go)");
+
+unsigned int memsrv_param_store_ms = 10000;
+module_param_named(store_ms, memsrv_param_store_ms, uint, 0444);
+MODULE_PARM_DESC(store_ms, "milliseconds after which a store without an answer ends as failed; the page stays in RAM (default 10000)");
+
+unsigned int memsrv_param_hold_ms = 60000;
+module_param_named(hold_ms, memsrv_param_hold_ms, uint, 0444);
+MODULE_PARM_DESC(hold_ms, "milliseconds that a load waits for a server that is away before it fails (default 60000; keep below half of kernel.hung_task_timeout_secs)");
+
+unsigned int memsrv_param_silence_ms = 5000;
+module_param_named(silence_ms, memsrv_param_silence_ms, uint, 0444);
+MODULE_PARM_DESC(silence_ms, "milliseconds without any byte from a server that owes an answer after which the connection is made anew (default 5000)");
+
+bool memsrv_param_keep_clean = true;
+module_param_named(keep_clean, memsrv_param_keep_clean, bool, 0444);
+MODULE_PARM_DESC(keep_clean, "keep the server's copy of a page that was read back, so that an unchanged page need not be sent again (default Y)");

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A kernel thread that sleeps until something asks for it.
+//!
+//! It runs with `PF_MEMALLOC`: what it allocates comes from the reserves and never from reclaim,
+//! which may be waiting for this very thread. As a kernel thread it is in the root cgroup, and so are
+//! the sockets that it makes.
+
+use super::bindings;
+use kernel::{
+    bindings as kernel_bindings,
+    error::from_err_ptr,
+    prelude::*,
+    str::CStr,
+    sync::{
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
+        Arc, //
+    }, //
+};
+
+/// Reasons to wake a thread, as bits, and the thread to be woken.
+///
+/// Can be rung in any context, by anyone who shares it, until the thread's [`Thread`] is dropped.
+pub(crate) struct Bell {
+    events: Atomic<u32>,
+    task: Atomic<usize>,
+}
+
+impl Bell {
+    /// A bell that nobody hears yet; what is rung stays until somebody does.
+    pub(crate) const fn new() -> Self {
+        Self {
+            events: Atomic::new(0),
+            task: Atomic::new(0),
+        }
+    }
+
+    /// Adds `events` and wakes the thread.
+    pub(crate) fn ring(&self, events: u32) {
+        let mut old = self.events.load(Relaxed);
+        loop {
+            match self.events.cmpxchg(old, old | events, Full) {
+                Ok(_) => break,
+                Err(now) => old = now,
+            }
+        }
+        if old & events == events {
+            // They were pending already, and whoever added them has woken the thread.
+            return;
+        }
+        let task = self.task.load(Acquire) as *mut kernel_bindings::task_struct;
+        if !task.is_null() {
+            // SAFETY: `Thread` holds a reference on the task until nobody can ring any more.
+            unsafe { kernel_bindings::wake_up_process(task) };
+        }
+    }
+
+    /// Sleeps until there are events, the thread is to stop, or `timeout_ms` are over (0: no limit);
+    /// takes the events.
+    pub(crate) fn wait(&self, timeout_ms: u32) -> u32 {
+        // SAFETY: The word lives as long as `self`.
+        unsafe { bindings::memsrv_wait(self.events.as_ptr().cast::<i32>().cast_const(), timeout_ms) };
+        self.events.xchg(0, Full)
+    }
+}
+
+/// What a thread does.
+pub(crate) trait ThreadMain: Send + Sync + 'static {
+    /// The thread's body; returns once [`should_stop`].
+    fn main(self: Arc<Self>);
+    /// The bell that the thread listens to.
+    fn bell(&self) -> &Bell;
+}
+
+/// Whether the calling thread, one of ours, is to end.
+pub(crate) fn should_stop() -> bool {
+    // SAFETY: Called in a kernel thread.
+    unsafe { kernel_bindings::kthread_should_stop() }
+}
+
+/// A running thread; dropping it stops it and waits for its end.
+pub(crate) struct Thread<T: ThreadMain> {
+    task: *mut kernel_bindings::task_struct,
+    data: Arc<T>,
+}
+
+// SAFETY: A task may be stopped by any task.
+unsafe impl<T: ThreadMain> Send for Thread<T> {}
+// SAFETY: Nothing can be done through a shared reference.
+unsafe impl<T: ThreadMain> Sync for Thread<T> {}
+
+extern "C" fn entry<T: ThreadMain>(data: *mut c_void) -> c_int {
+    // SAFETY: `Thread::start` made the pointer by `Arc::into_raw` for this thread.
+    let data: Arc<T> = unsafe { Arc::from_raw(data.cast::<T>().cast_const()) };
+    // SAFETY: Paired below, in the same task.
+    let flags = unsafe { bindings::memsrv_noreclaim_save() };
+    data.main();
+    // SAFETY: The flags of the call above.
+    unsafe { bindings::memsrv_noreclaim_restore(flags) };
+    0
+}
+
+impl<T: ThreadMain> Thread<T> {
+    /// Starts a thread. `name` is what `ps` shows.
+    pub(crate) fn start(name: &CStr, data: Arc<T>) -> Result<Self> {
+        let raw = Arc::into_raw(data.clone());
+        // SAFETY: The function and its data fit each other; the name is copied through "%s".
+        let task = from_err_ptr(unsafe {
+            kernel_bindings::kthread_create_on_node(
+                Some(entry::<T>),
+                raw.cast_mut().cast(),
+                -1,
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
+            )
+        });
+        let task = match task {
+            Ok(task) => task,
+            Err(error) => {
+                // SAFETY: No thread came to be that would have taken it.
+                drop(unsafe { Arc::from_raw(raw) });
+                return Err(error);
+            }
+        };
+        // SAFETY: The task was just made and has not run.
+        unsafe { bindings::memsrv_task_get(task.cast()) };
+        data.bell().task.store(task as usize, Release);
+        // SAFETY: As above.
+        unsafe { kernel_bindings::wake_up_process(task) };
+        Ok(Self { task, data })
+    }
+}
+
+impl<T: ThreadMain> Drop for Thread<T> {
+    fn drop(&mut self) {
+        // SAFETY: The task is one of kthread_create and was woken, so that it takes its data and ends
+        // by itself only after it was told to stop; our reference keeps it.
+        unsafe { kernel_bindings::kthread_stop(self.task) };
+        self.data.bell().task.store(0, Release);
+        // SAFETY: The reference of `start`. Nobody rings any more: the hooks are gone before the
+        // threads are, and each thread detaches its sockets before it ends.
+        unsafe { bindings::memsrv_task_put(self.task.cast()) };
+    }
+}
