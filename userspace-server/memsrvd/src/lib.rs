@@ -1,3 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The memory server as a library.
+//! The memory server as a library, so that tests run it with a listener of their own.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`], [`size`], [`error`], [`log`] | options, their errors and exit codes, log lines |
+//! | [`sys`], [`memory`] | memory from the kernel; all of the `unsafe` |
+//! | [`arena`], [`table`] | free pages, and the page table of a region |
+//! | [`regions`] | clients, regions, streams, and who owns them |
+//! | [`session`] | the protocol, without I/O |
+//! | [`conn`], [`worker`], [`server`] | sockets and threads |
+//! | [`stats`] | what STAT answers |
+
+pub mod arena;
+pub mod config;
+pub mod conn;
+pub mod error;
+pub mod log;
+pub mod memory;
+pub mod num;
+pub mod regions;
+pub mod server;
+pub mod session;
+pub mod size;
+pub mod stats;
+pub mod sys;
+pub mod table;
+pub mod worker;

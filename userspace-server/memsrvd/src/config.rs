@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What the server is told: by its command line, by a TOML file, and by neither.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use memsrv_protocol::{Name, DEFAULT_PORT, PAGE_SIZE, VERSION};
+use serde::Deserialize;
+
+use crate::error::StartError;
+use crate::num::{to_u64, to_usize};
+use crate::size::Size;
+
+const AFTER_HELP: &str = "\
+Sizes are whole numbers of bytes, or of K, M, G, T (powers of 1024).
+
+Exit codes: 0 stopped as asked (SIGTERM, SIGINT); 1 failed while running; 2 wrong option or
+configuration; 3 address or port in use or not this machine's; 4 not enough memory; 5 limit on locked
+memory too low.
+
+See memsrvd(8).";
+
+/// Serves memory to other machines: keeps the pages that their kernels evict.
+#[derive(Debug, Default, Parser)]
+#[command(name = "memsrvd", version, after_help = AFTER_HELP)]
+pub struct Args {
+    /// Where to listen, as 0.0.0.0:7170 or [::]:7170 [default: [::]:7170]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// How much memory to serve, as 2G; taken and locked at start
+    #[arg(long, value_name = "SIZE")]
+    pub capacity: Option<Size>,
+    /// How much one client may store at most [default: the capacity]
+    #[arg(long, value_name = "SIZE")]
+    pub quota: Option<Size>,
+    /// Read further settings from this TOML file; the command line wins
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How many threads serve connections [default: the number of CPUs, at most 8]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// How many connections may be open at a time [default: 512]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Which log lines are written [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// Seconds to go on serving after SIGTERM, so that clients fetch their pages [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub drain: Option<u64>,
+    /// Do not lock memory: for tests only, since a server whose pages are swapped may wait for itself
+    #[arg(long)]
+    pub no_lock: bool,
+    /// Speak another version of the protocol: for tests only
+    #[arg(long, hide = true, value_name = "N")]
+    pub test_protocol_version: Option<u16>,
+}
+
+/// How log lines look.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which log lines are written: those of this level and of the levels before it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// The server cannot do what it is for.
+    Error,
+    /// Somebody should look: a refused client, memory that is not locked.
+    Warn,
+    /// Starts, stops, clients that come and go.
+    #[default]
+    Info,
+    /// Connections one by one.
+    Debug,
+    /// Batches of operations.
+    Trace,
+}
+
+/// Which clients are served.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Admit {
+    #[default]
+    All,
+    Listed,
+}
+
+/// The TOML file. Its keys are the options' names, with `_` for `-`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    listen: Option<String>,
+    capacity: Option<Size>,
+    quota: Option<Size>,
+    threads: Option<usize>,
+    max_connections: Option<usize>,
+    max_regions: Option<usize>,
+    hello_timeout_ms: Option<u64>,
+    log_format: Option<LogFormat>,
+    log_level: Option<LogLevel>,
+    drain: Option<u64>,
+    no_lock: Option<bool>,
+    admit: Admit,
+    client: HashMap<String, FileClient>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileClient {
+    quota: Option<Size>,
+}
+
+/// Who may store how much, in pages.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// What a client may store that is not listed; `None`: it is not admitted.
+    pub unlisted: Option<u64>,
+    /// What listed clients may store.
+    pub listed: HashMap<String, u64>,
+    /// The most regions, over all clients.
+    pub regions: usize,
+}
+
+impl Limits {
+    /// What a client may store; `None`: it is not admitted.
+    pub fn quota(&self, client: &str) -> Option<u64> {
+        self.listed.get(client).copied().or(self.unlisted)
+    }
+}
+
+/// What the server does, all of it decided.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Pages to serve.
+    pub capacity_pages: usize,
+    /// Who may store how much.
+    pub limits: Limits,
+    /// Threads that serve connections.
+    pub threads: usize,
+    /// The most connections.
+    pub max_connections: usize,
+    /// How long a connection may be silent at its beginning.
+    pub hello_timeout: Duration,
+    /// How long to go on serving once told to stop.
+    pub drain: Duration,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log_level: LogLevel,
+    /// Whether to lock the memory.
+    pub lock: bool,
+    /// The version of the protocol to speak.
+    pub version: u16,
+}
+
+fn usage(text: impl Into<String>) -> StartError {
+    StartError::Usage(text.into())
+}
+
+impl Config {
+    /// Puts command line, file and defaults together.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Usage`] naming the option and what it may be.
+    pub fn resolve(args: Args) -> Result<Config, StartError> {
+        let file = args
+            .config
+            .as_deref()
+            .map(read)
+            .transpose()?
+            .unwrap_or_default();
+        let capacity = args.capacity.or(file.capacity).ok_or_else(|| {
+            usage("no capacity given; say how much memory to serve with --capacity, as in --capacity 2G")
+        })?;
+        let capacity_pages = pages("capacity", capacity)?;
+        let threads = args
+            .threads
+            .or(file.threads)
+            .unwrap_or_else(default_threads);
+        if !(1..=256).contains(&threads) {
+            return Err(usage(format!(
+                "threads is {threads}; give a number from 1 to 256"
+            )));
+        }
+        let max_connections = args.max_connections.or(file.max_connections).unwrap_or(512);
+        if max_connections == 0 {
+            return Err(usage("max-connections is 0; nobody could connect"));
+        }
+        let listen = args.listen.or(file.listen);
+        let quota = args.quota.or(file.quota);
+        Ok(Config {
+            listen: address(listen.as_deref().unwrap_or("[::]"))?,
+            capacity_pages,
+            limits: limits(
+                capacity_pages,
+                quota,
+                file.admit,
+                file.client,
+                file.max_regions,
+            )?,
+            threads,
+            max_connections,
+            hello_timeout: Duration::from_millis(file.hello_timeout_ms.unwrap_or(10_000)),
+            drain: Duration::from_secs(args.drain.or(file.drain).unwrap_or(0)),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            log_level: args.log_level.or(file.log_level).unwrap_or_default(),
+            lock: !(args.no_lock || file.no_lock.unwrap_or(false)),
+            version: args.test_protocol_version.unwrap_or(VERSION),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, StartError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        usage(format!(
+            "cannot read configuration {}: {error}",
+            path.display()
+        ))
+    })?;
+    toml::from_str(&text)
+        .map_err(|error| usage(format!("configuration {}: {error}", path.display())))
+}
+
+/// An address with or without a port.
+fn address(text: &str) -> Result<SocketAddr, StartError> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse()
+        .or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
+        .map_err(|_| {
+            usage(format!(
+                "\"{text}\" is not an address to listen on; \
+                 write it as 192.0.2.1:{DEFAULT_PORT} or [2001:db8::1]:{DEFAULT_PORT}"
+            ))
+        })
+}
+
+fn pages(what: &str, size: Size) -> Result<usize, StartError> {
+    let pages = size.0 / to_u64(PAGE_SIZE);
+    if pages == 0 {
+        return Err(usage(format!(
+            "{what} of {size} is less than one page ({PAGE_SIZE} bytes)"
+        )));
+    }
+    Ok(to_usize(pages))
+}
+
+fn limits(
+    capacity: usize,
+    quota: Option<Size>,
+    admit: Admit,
+    clients: HashMap<String, FileClient>,
+    regions: Option<usize>,
+) -> Result<Limits, StartError> {
+    let quota = quota.map_or(Ok(capacity), |size| pages("quota", size))?;
+    let mut listed = HashMap::new();
+    for (name, client) in clients {
+        if Name::new(name.as_bytes()).is_none() {
+            return Err(usage(format!(
+                "client name \"{name}\" is not 1 to 64 characters of A-Z a-z 0-9 . _ -"
+            )));
+        }
+        let quota = client
+            .quota
+            .map_or(Ok(quota), |size| pages("quota", size))?;
+        listed.insert(name, to_u64(quota));
+    }
+    Ok(Limits {
+        unlisted: (admit == Admit::All).then_some(to_u64(quota)),
+        listed,
+        regions: regions.unwrap_or(1024),
+    })
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! One connection: a socket, its session, and what could not be sent or executed yet.
+//!
+//! Bytes are read into a buffer of the thread's and answers gathered in another, so that a connection
+//! which keeps up holds no more than part of a message. One that does not read its answers holds at most
+//! one buffer of unsent answers and one of unexecuted input; until the former is sent, nothing is read.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memsrv_protocol::{Message, Status};
+use mio::net::TcpStream;
+use rustix::net::sockopt;
+
+use crate::num::to_u32;
+use crate::regions::{Peer, Shared};
+use crate::session::{Session, Stop, LONGEST, OUTPUT_LIMIT};
+
+/// Bytes read at a time.
+const INPUT_LEN: usize = 128 * 1024;
+
+/// How often a connection may read before others get their turn.
+const TURNS: u32 = 4;
+
+/// A peer that is silent so long is asked for a sign of life, then once a second, three times.
+const KEEPALIVE: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// A peer that acknowledges nothing, or takes nothing, for so long is gone.
+const USER_TIMEOUT_MS: u32 = 10_000;
+
+/// Buffers that the connections of a thread use in turn.
+pub struct Buffers {
+    input: Box<[u8]>,
+    output: Vec<u8>,
+}
+
+impl Default for Buffers {
+    fn default() -> Buffers {
+        let output = Vec::with_capacity(OUTPUT_LIMIT.saturating_add(LONGEST));
+        Buffers {
+            input: vec![0; INPUT_LEN].into(),
+            output,
+        }
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// The socket.
+    Idle,
+    /// Its next turn.
+    Again,
+    /// Nothing; close it.
+    Done,
+}
+
+struct Link {
+    socket: TcpStream,
+    address: SocketAddr,
+}
+
+impl Peer for Link {
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn hang_up(&self) {
+        // Fails where the peer was faster.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// A connection.
+pub struct Conn {
+    link: Arc<Link>,
+    session: Session,
+    /// Input that is not executed yet.
+    held: Vec<u8>,
+    /// Answers that are not sent yet.
+    unsent: Vec<u8>,
+    /// Whether `held` may begin with a whole message.
+    more: bool,
+    readable: bool,
+    /// Whether the peer will send no more than what there is to read.
+    ending: bool,
+    /// The session is over; what the peer still sends is thrown away.
+    closing: bool,
+    sent_end: bool,
+    /// When to close it whatever it does; the worker's to set.
+    pub deadline: Option<Instant>,
+    /// Whether it waits for its turn; the worker's to set.
+    pub queued: bool,
+}
+
+impl Conn {
+    /// Takes a new connection.
+    pub fn new(socket: TcpStream, address: SocketAddr, shared: Arc<Shared>) -> Conn {
+        let link = Arc::new(Link { socket, address });
+        Conn {
+            session: Session::new(shared, link.clone()),
+            link,
+            held: Vec::new(),
+            unsent: Vec::new(),
+            more: false,
+            readable: true,
+            ending: false,
+            closing: false,
+            sent_end: false,
+            deadline: None,
+            queued: false,
+        }
+    }
+
+    /// Where the peer is.
+    pub fn address(&self) -> String {
+        self.link.address()
+    }
+
+    /// Whether the peer has said who it is.
+    pub fn has_spoken(&self) -> bool {
+        self.session.has_spoken()
+    }
+
+    /// Whether the session is over, and only the end of the connection is waited for.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Takes note of what the socket is ready for.
+    pub fn ready(&mut self, readable: bool, ending: bool) {
+        self.readable |= readable || ending;
+        self.ending |= ending;
+    }
+
+    /// Tells a client something unasked.
+    pub fn notice(&mut self, status: Status, text: &str) {
+        if self.session.is_open() && !self.closing {
+            let message = Message::Notice {
+                status,
+                len: to_u32(text.len()),
+            };
+            self.unsent.extend_from_slice(&message.encode());
+            self.unsent.extend_from_slice(text.as_bytes());
+        }
+    }
+
+    /// Sends, reads and executes what is there, up to a fair share.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    pub fn turn(&mut self, buffers: &mut Buffers) -> io::Result<Turn> {
+        for _ in 0..TURNS {
+            if !self.send_unsent()? {
+                return Ok(Turn::Idle);
+            }
+            if self.closing {
+                return self.linger(buffers);
+            }
+            let held = self.held.len();
+            let mut len = held;
+            if let Some(front) = buffers.input.get_mut(..held) {
+                front.copy_from_slice(&self.held);
+            }
+            if !self.more {
+                match self.read(buffers.input.get_mut(held..).unwrap_or(&mut []))? {
+                    Some(0) => return Ok(Turn::Done),
+                    Some(n) => len = len.saturating_add(n),
+                    None => return Ok(Turn::Idle),
+                }
+            }
+            self.execute(buffers, len)?;
+        }
+        Ok(Turn::Again)
+    }
+
+    /// Reads once; `None` where nothing is there.
+    fn read(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.readable {
+            return Ok(None);
+        }
+        match (&self.link.socket).read(room) {
+            Ok(n) => {
+                // A short read has emptied the socket, unless the end is behind it.
+                self.readable = n == room.len() || self.ending;
+                Ok(Some(n))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.read(room),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Executes `len` bytes of input and sends the answers.
+    fn execute(&mut self, buffers: &mut Buffers, len: usize) -> io::Result<()> {
+        let input = buffers.input.get(..len).unwrap_or(&[]);
+        buffers.output.clear();
+        let progress = self.session.feed(input, &mut buffers.output);
+        self.more = progress.stop == Stop::OutputFull;
+        self.closing = progress.stop == Stop::Close;
+        self.held.clear();
+        self.held
+            .extend_from_slice(input.get(progress.consumed..).unwrap_or(&[]));
+        if self.held.len() <= LONGEST && self.held.capacity() > LONGEST.saturating_mul(2) {
+            self.held.shrink_to(LONGEST);
+        }
+        let sent = write(&self.link.socket, &buffers.output)?;
+        self.unsent
+            .extend_from_slice(buffers.output.get(sent..).unwrap_or(&[]));
+        Ok(())
+    }
+
+    /// Sends what could not be sent before; false where that was not all.
+    fn send_unsent(&mut self) -> io::Result<bool> {
+        if self.unsent.is_empty() {
+            return Ok(true);
+        }
+        let sent = write(&self.link.socket, &self.unsent)?;
+        if sent < self.unsent.len() {
+            self.unsent.drain(..sent);
+            return Ok(false);
+        }
+        // The buffer goes, too: most connections never need one again.
+        self.unsent = Vec::new();
+        Ok(true)
+    }
+
+    /// Ends the connection so that the peer gets our last words: a socket closed with unread input
+    /// would tell the peer's to drop them.
+    fn linger(&mut self, buffers: &mut Buffers) -> io::Result<Turn> {
+        if !self.sent_end {
+            self.sent_end = true;
+            self.held = Vec::new();
+            self.link.socket.shutdown(Shutdown::Write)?;
+        }
+        for _ in 0..TURNS {
+            match self.read(&mut buffers.input)? {
+                Some(0) => return Ok(Turn::Done),
+                Some(_) => {}
+                None => return Ok(Turn::Idle),
+            }
+        }
+        Ok(Turn::Again)
+    }
+}
+
+/// Writes as much as the socket takes.
+fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent: usize = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        let mut socket = socket;
+        match socket.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => sent = sent.saturating_add(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// Sets the socket's options.
+///
+/// # Errors
+///
+/// The kernel's, if it lacks one.
+pub fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(socket, USER_TIMEOUT_MS)?;
+    Ok(())
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Takes the server's memory at start: as much as it was told, present and locked, or says why not.
+
+use std::io;
+
+use memsrv_protocol::PAGE_SIZE;
+use rustix::io::Errno;
+
+use crate::arena::Arena;
+use crate::error::StartError;
+use crate::num::to_u64;
+use crate::size::Size;
+use crate::sys;
+
+/// Takes pages and tables for `pages` pages.
+///
+/// # Errors
+///
+/// [`StartError::Memory`] or [`StartError::Locked`].
+pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
+    let bytes = to_u64(pages).saturating_mul(to_u64(PAGE_SIZE));
+    let wanted = Size(bytes.saturating_add(Arena::overhead_bytes(pages)));
+    let mapping = sys::map_pages(pages, lock).map_err(|error| no_memory(wanted, &error))?;
+    if !mapping.hugetlb {
+        // Asked first: the kernel's own answer to too large a wish is to kill somebody.
+        check_available(wanted)?;
+    }
+    if lock {
+        sys::lock_pages(mapping.pages).map_err(|error| not_locked(wanted, &error))?;
+    }
+    let arena = Arena::new(mapping);
+    if lock {
+        sys::lock_process().map_err(|error| not_locked(wanted, &error))?;
+    }
+    tracing::info!(capacity = %Size(bytes), overhead = %Size(Arena::overhead_bytes(pages)),
+        locked = lock, hugetlb = arena.hugetlb, "memory taken");
+    Ok(arena)
+}
+
+/// Sets what keeps the kernel from making this process wait for swap, or from killing it.
+pub fn protect() {
+    if let Err(error) = sys::set_io_flusher() {
+        tracing::warn!(%error, "cannot set PR_SET_IO_FLUSHER (it takes CAP_SYS_RESOURCE): if this \
+            machine swaps to a memory server, too, the two may wait for each other");
+    }
+    if let Err(error) = sys::spare_from_oom() {
+        tracing::warn!(%error, "cannot set oom_score_adj to -1000 (it takes CAP_SYS_RESOURCE): when \
+            memory runs out, the kernel may end this server");
+    }
+}
+
+fn no_memory(wanted: Size, error: &io::Error) -> StartError {
+    StartError::Memory {
+        wanted,
+        reason: error.to_string(),
+    }
+}
+
+fn not_locked(wanted: Size, error: &io::Error) -> StartError {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let limited = limit.is_some_and(|limit| limit < wanted.0);
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM) => StartError::Locked {
+            wanted,
+            limit: "0".to_owned(),
+        },
+        Some(Errno::NOMEM | Errno::AGAIN) if limited => StartError::Locked {
+            wanted,
+            limit: limit.map_or_else(|| "unlimited".to_owned(), |limit| Size(limit).to_string()),
+        },
+        _ => no_memory(wanted, error),
+    }
+}
+
+fn check_available(wanted: Size) -> Result<(), StartError> {
+    for (what, available) in [
+        ("this machine has", machine()),
+        ("its cgroup has", cgroup()),
+    ] {
+        if let Some(available) = available.filter(|available| *available < wanted.0) {
+            let reason = format!("{what} {} available", Size(available));
+            return Err(StartError::Memory { wanted, reason });
+        }
+    }
+    Ok(())
+}
+
+/// MemAvailable of /proc/meminfo, in bytes.
+fn machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+/// What the limit of our own control group (version 2) leaves, in bytes; limits above are not looked at.
+fn cgroup() -> Option<u64> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let number = |file: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup{path}/{file}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+/// A life's number: random.
+///
+/// # Errors
+///
+/// The kernel's, if it has no random bytes.
+pub fn random_id() -> io::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    let mut filled: usize = 0;
+    while let Some(rest) = id.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled = filled.saturating_add(rustix::rand::getrandom(rest, flags)?);
+    }
+    // All zeroes stands for "none" on the wire.
+    Ok(if id == [0; 16] { [1; 16] } else { id })
+}

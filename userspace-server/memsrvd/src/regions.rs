@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Who has which pages: clients, their regions, the lives of those, and the streams that serve them.
+//!
+//! ```text
+//!            HELLO, new incarnation                  BYE, or HELLO with a newer incarnation
+//!  (none) ------------------------> life, streams ----------------------------------------> ended
+//!                                    |        ^
+//!                     all streams    |        |  HELLO, same incarnation
+//!                     disconnected   v        |
+//!                                   life, kept as it is
+//! ```
+//!
+//! A connection owns one stream of one life. It executes its messages under the stream's lock and
+//! only while it is the owner; a newer connection for the stream takes the ownership under the same
+//! lock. So once the newer one has its WELCOME, nothing that the older one had buffered is executed.
+//!
+//! Lock order: the registry, then a stream, then a table's shard.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome};
+
+use crate::arena::{lock, Arena};
+use crate::config::Limits;
+use crate::num::to_u64;
+use crate::stats::{Counters, Refusals};
+use crate::table::{Quota, Table};
+
+/// How many operations may be unanswered on a stream: twice what the client's table holds.
+const WINDOW: u32 = 4096;
+
+/// The other end of a connection, as far as sessions know it.
+pub trait Peer: Send + Sync {
+    /// Where it is, for log lines and statistics.
+    fn address(&self) -> String;
+    /// Closes the connection, from any thread; its own thread notices.
+    fn hang_up(&self);
+}
+
+/// A client's quota, common to its regions.
+pub struct Client {
+    /// What it may store, and what it has.
+    pub quota: Quota,
+}
+
+/// One stream of a life.
+#[derive(Default)]
+pub struct Stream {
+    /// The connection that may execute operations, by its number.
+    pub owner: Option<(u64, Arc<dyn Peer>)>,
+    /// The highest number executed.
+    pub executed: Seq,
+}
+
+/// A region, from the HELLO that made it to its end.
+pub struct Life {
+    /// Whose it is.
+    pub client: Arc<Client>,
+    /// The client's life that it belongs to.
+    pub incarnation: Incarnation,
+    /// Its pages.
+    pub table: Table,
+    /// Its streams, as many as the first HELLO said.
+    pub streams: Box<[Mutex<Stream>]>,
+    /// What was done with it.
+    pub counters: Counters,
+}
+
+impl Life {
+    fn new(client: Arc<Client>, hello: &Hello) -> Life {
+        Life {
+            client,
+            incarnation: hello.incarnation,
+            table: Table::default(),
+            streams: (0..hello.streams).map(|_| Mutex::default()).collect(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|stream| lock(stream).owner.is_some())
+    }
+}
+
+/// A connection's place in a life. Dropping it leaves the stream without an owner.
+pub struct Attachment {
+    /// The life.
+    pub life: Arc<Life>,
+    /// Which of its streams.
+    pub stream: usize,
+    /// The connection's number, compared with the stream's owner.
+    pub id: u64,
+    /// Whose it is, for log lines.
+    pub client: Name,
+    /// Which of the client's regions.
+    pub region: Name,
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Some(stream) = self.life.streams.get(self.stream) {
+            let mut stream = lock(stream);
+            if matches!(&stream.owner, Some((id, _)) if *id == self.id) {
+                stream.owner = None;
+            }
+        }
+    }
+}
+
+/// Why a HELLO was refused, and in which words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The reason.
+    pub status: Status,
+    /// What happened, to what, what to do.
+    pub text: String,
+}
+
+/// Makes a refusal.
+pub fn refused(status: Status, text: impl Into<String>) -> Refused {
+    Refused {
+        status,
+        text: text.into(),
+    }
+}
+
+/// The clients and regions that the server knows.
+#[derive(Default)]
+pub struct Registry {
+    /// Clients by name.
+    pub clients: HashMap<Name, Arc<Client>>,
+    /// The present life of each region.
+    pub regions: HashMap<(Name, Name), Arc<Life>>,
+}
+
+/// All that connections share.
+pub struct Shared {
+    /// The memory.
+    pub arena: Arena,
+    /// This server's life.
+    pub instance: Instance,
+    /// The version of the protocol it speaks.
+    pub version: u16,
+    /// Who may store how much.
+    pub limits: Limits,
+    /// Who stores what.
+    pub registry: Mutex<Registry>,
+    /// Refused connections, by reason.
+    pub refusals: Refusals,
+    /// Set when the server is about to stop.
+    pub draining: AtomicBool,
+    /// When the server started.
+    pub started: Instant,
+    /// Connections open now.
+    pub connections: AtomicU64,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    /// A server without clients.
+    pub fn new(arena: Arena, limits: Limits, instance: Instance, version: u16) -> Shared {
+        Shared {
+            arena,
+            instance,
+            version,
+            limits,
+            registry: Mutex::default(),
+            refusals: Refusals::default(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            connections: AtomicU64::new(0),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// Gives a connection its stream, in place of an older connection.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to send.
+    pub fn open(
+        &self,
+        hello: &Hello,
+        peer: &Arc<dyn Peer>,
+    ) -> Result<(Attachment, Welcome), Refused> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(refused(
+                Status::Draining,
+                "server is stopping; use another server",
+            ));
+        }
+        let mut registry = lock(&self.registry);
+        let client = self.client(&mut registry, hello)?;
+        let life = self.life(&mut registry, hello, client)?;
+        let attachment = self.attach(life, hello, peer)?;
+        drop(registry);
+        let quota = &attachment.life.client.quota;
+        let most = quota.limit().min(self.arena.pages.total());
+        let executed = match attachment.life.streams.get(attachment.stream) {
+            Some(stream) => lock(stream).executed,
+            None => Seq(0),
+        };
+        let welcome = Welcome {
+            version: self.version,
+            options: 0,
+            instance: self.instance,
+            granted: if hello.wanted == 0 {
+                most
+            } else {
+                most.min(hello.wanted)
+            },
+            stored: attachment.life.table.pages(),
+            executed,
+            window: WINDOW,
+        };
+        Ok((attachment, welcome))
+    }
+
+    /// The client of that name, made known if it may be.
+    fn client(&self, registry: &mut Registry, hello: &Hello) -> Result<Arc<Client>, Refused> {
+        if let Some(client) = registry.clients.get(&hello.client) {
+            return Ok(client.clone());
+        }
+        let Some(quota) = self.limits.quota(hello.client.as_str()) else {
+            let text = format!(
+                "client {} is not admitted; add [client.{}] to the server's configuration",
+                hello.client, hello.client
+            );
+            return Err(refused(Status::Denied, text));
+        };
+        let client = Arc::new(Client {
+            quota: Quota::new(quota),
+        });
+        registry.clients.insert(hello.client, client.clone());
+        Ok(client)
+    }
+
+    /// The life that a HELLO belongs to: the present one, or a new one in place of an older one.
+    fn life(
+        &self,
+        registry: &mut Registry,
+        hello: &Hello,
+        client: Arc<Client>,
+    ) -> Result<Arc<Life>, Refused> {
+        let key = (hello.client, hello.region);
+        if let Some(life) = registry.regions.get(&key) {
+            if life.incarnation == hello.incarnation {
+                return Ok(life.clone());
+            }
+            if life.is_connected() {
+                let text = format!(
+                    "region {} of client {} is in use by another life of the client; stop that one, \
+                     or wait until its connections are seen to be dead",
+                    hello.region, hello.client
+                );
+                return Err(refused(Status::Busy, text));
+            }
+            let freed = life.table.end(&self.arena, &life.client.quota);
+            tracing::info!(client = %hello.client, region = %hello.region, pages = freed,
+                "new life of the client: freed what the older one left");
+        } else if registry.regions.len() >= self.limits.regions {
+            forget_empty(registry);
+            if registry.regions.len() >= self.limits.regions {
+                let text = format!(
+                    "server has its {} regions (max_regions)",
+                    self.limits.regions
+                );
+                return Err(refused(Status::Full, text));
+            }
+            registry.clients.insert(hello.client, client.clone());
+        }
+        let life = Arc::new(Life::new(client, hello));
+        registry.regions.insert(key, life.clone());
+        Ok(life)
+    }
+
+    /// Makes the connection the owner of its stream.
+    fn attach(
+        &self,
+        life: Arc<Life>,
+        hello: &Hello,
+        peer: &Arc<dyn Peer>,
+    ) -> Result<Attachment, Refused> {
+        let streams = life.streams.len();
+        let stream = usize::from(hello.stream);
+        let Some(state) = life
+            .streams
+            .get(stream)
+            .filter(|_| usize::from(hello.streams) == streams)
+        else {
+            let text = format!("the session has {streams} streams, not {}", hello.streams);
+            return Err(refused(Status::BadRequest, text));
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(state);
+        // A client that knows of no server life, or of this one, knows the operations it sent here.
+        let ours = hello.instance == self.instance || hello.instance == Instance::default();
+        if ours && hello.issued < state.executed {
+            let text = format!(
+                "stream {} has executed operation {}, the client knows of {} only: it was restored \
+                 from a snapshot, and its pages here are newer than it is",
+                hello.stream, state.executed.0, hello.issued.0
+            );
+            return Err(refused(Status::Stale, text));
+        }
+        if let Some((_, older)) = state.owner.replace((id, peer.clone())) {
+            tracing::info!(client = %hello.client, region = %hello.region, stream = hello.stream,
+                old = older.address(), new = peer.address(), "a newer connection took the stream");
+            older.hang_up();
+        }
+        drop(state);
+        Ok(Attachment {
+            life,
+            stream,
+            id,
+            client: hello.client,
+            region: hello.region,
+        })
+    }
+
+    /// Ends the life that a connection belongs to; gives back how many pages that freed.
+    ///
+    /// The caller holds no stream's lock.
+    pub fn end(&self, attachment: &Attachment) -> u64 {
+        let key = (attachment.client, attachment.region);
+        let life = &attachment.life;
+        let mut registry = lock(&self.registry);
+        if registry
+            .regions
+            .get(&key)
+            .is_some_and(|present| Arc::ptr_eq(present, life))
+        {
+            registry.regions.remove(&key);
+        }
+        drop(registry);
+        let freed = life.table.end(&self.arena, &life.client.quota);
+        for stream in &life.streams {
+            let owner = lock(stream).owner.take();
+            if let Some((id, peer)) = owner {
+                if id != attachment.id {
+                    peer.hang_up();
+                }
+            }
+        }
+        freed
+    }
+
+    /// Pages stored, over all clients.
+    pub fn used_pages(&self) -> u64 {
+        self.arena
+            .pages
+            .total()
+            .saturating_sub(self.arena.pages.free())
+    }
+
+    /// How many clients and regions are known.
+    pub fn known(&self) -> (u64, u64) {
+        let registry = lock(&self.registry);
+        (
+            to_u64(registry.clients.len()),
+            to_u64(registry.regions.len()),
+        )
+    }
+}
+
+/// Forgets regions without pages and connections, and clients without regions, to make room.
+fn forget_empty(registry: &mut Registry) {
+    registry
+        .regions
+        .retain(|_, life| life.is_connected() || life.table.pages() > 0);
+    let left: HashSet<Name> = registry.regions.keys().map(|(client, _)| *client).collect();
+    registry.clients.retain(|name, _| left.contains(name));
+}

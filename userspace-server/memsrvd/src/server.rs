@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The server as a whole: takes memory, starts workers, accepts connections, stops when told.
+//!
+//! The accepting thread hands each connection to the next worker in turn, so that the streams of one
+//! client are spread evenly.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use memsrv_protocol::{Instance, Message, Status};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::memory;
+use crate::num::{to_u32, to_u64};
+use crate::regions::Shared;
+use crate::worker::{Mail, Mailbox, Worker};
+
+const LISTENER: Token = Token(0);
+const SHUTDOWN: Token = Token(1);
+
+/// How long the accepting thread waits when the process has no descriptor left for a connection.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a draining server looks whether its last page has gone.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+
+/// A worker's stack: its deepest calls need a tenth of it, and it is locked in memory.
+const STACK_LEN: usize = 512 * 1024;
+
+/// Listens on an address.
+///
+/// # Errors
+///
+/// [`StartError::Listen`] with what to do.
+pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    let listen = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program listens there: stop it, or give another port with --listen"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "; it is not an address of this machine: see `ip address`"
+            }
+            io::ErrorKind::PermissionDenied => "; ports below 1024 are root's",
+            _ => "",
+        };
+        StartError::Listen {
+            address,
+            reason: format!("{error}{hint}"),
+        }
+    })
+}
+
+/// Serves on `listener` until a byte, or the end, comes from `shutdown`; a second byte cuts a drain short.
+///
+/// # Errors
+///
+/// What kept the server from starting or going on.
+pub fn run(
+    config: &Config,
+    listener: std::net::TcpListener,
+    shutdown: UnixStream,
+) -> Result<(), StartError> {
+    if config.lock {
+        memory::protect();
+    }
+    let arena = memory::take(config.capacity_pages, config.lock)?;
+    let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
+    let limits = config.limits.clone();
+    let shared = Arc::new(Shared::new(
+        arena,
+        limits,
+        Instance(instance),
+        config.version,
+    ));
+    let mut acceptor = Acceptor::new(config, shared.clone(), listener, shutdown)
+        .map_err(StartError::io("cannot start serving"))?;
+    acceptor.log_start();
+    let result = acceptor
+        .run()
+        .map_err(StartError::io("cannot accept connections"));
+    let dropped = shared.used_pages();
+    acceptor.stop();
+    tracing::info!(dropped_pages = dropped, "stopped");
+    result
+}
+
+struct Acceptor {
+    poll: Poll,
+    listener: TcpListener,
+    shutdown: mio::net::UnixStream,
+    shared: Arc<Shared>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    max_connections: u64,
+    drain: Duration,
+    next: usize,
+}
+
+impl Acceptor {
+    fn new(
+        config: &Config,
+        shared: Arc<Shared>,
+        listener: std::net::TcpListener,
+        shutdown: UnixStream,
+    ) -> io::Result<Acceptor> {
+        listener.set_nonblocking(true)?;
+        shutdown.set_nonblocking(true)?;
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::from_std(listener);
+        let mut shutdown = mio::net::UnixStream::from_std(shutdown);
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut shutdown, SHUTDOWN, Interest::READABLE)?;
+        let (mut mailboxes, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..config.threads {
+            let (worker, mailbox) = Worker::new(shared.clone(), config.hello_timeout)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .stack_size(STACK_LEN)
+                .spawn(move || worker.run())?;
+            mailboxes.push(mailbox);
+            threads.push(thread);
+        }
+        let (max_connections, drain) = (to_u64(config.max_connections), config.drain);
+        Ok(Acceptor {
+            poll,
+            listener,
+            shutdown,
+            shared,
+            mailboxes,
+            threads,
+            max_connections,
+            drain,
+            next: 0,
+        })
+    }
+
+    fn log_start(&self) {
+        let address = self
+            .listener
+            .local_addr()
+            .map(|address| address.to_string());
+        tracing::info!(
+            address = address.unwrap_or_default(),
+            threads = self.threads.len(),
+            capacity_pages = self.shared.arena.pages.total(),
+            "listening"
+        );
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(8);
+        loop {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                match event.token() {
+                    SHUTDOWN if self.told_to_stop()? => {
+                        return self.drain(&mut Events::with_capacity(8))
+                    }
+                    LISTENER => self.accept()?,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn told_to_stop(&mut self) -> io::Result<bool> {
+        match self.shutdown.read(&mut [0; 1]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok((socket, address)) => self.hand_over(socket, address)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if out_of_descriptors(&error) => {
+                    tracing::error!(%error, "cannot accept connections; raise LimitNOFILE");
+                    std::thread::sleep(NO_DESCRIPTOR_PAUSE);
+                }
+                // That connection was gone before we took it; others wait.
+                Err(error) => tracing::debug!(%error, "a connection was not accepted"),
+            }
+        }
+    }
+
+    fn hand_over(&mut self, socket: TcpStream, address: SocketAddr) -> io::Result<()> {
+        if self.shared.connections.load(Ordering::Relaxed) >= self.max_connections {
+            self.shared.refusals.count(Status::Full);
+            tracing::warn!(peer = %address, limit = self.max_connections,
+                "connection refused: as many as allowed are open (max_connections)");
+            let text = "server has as many connections as it allows (max_connections)";
+            let message = Message::Refused {
+                status: Status::Full,
+                len: to_u32(text.len()),
+            };
+            // The peer may miss it; it has not said anything that would deserve more care.
+            let mut socket = socket;
+            let _ = socket.write(&[&message.encode(), text.as_bytes()].concat());
+            return Ok(());
+        }
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        self.next = self.next.wrapping_add(1);
+        let worker = self.next.checked_rem(self.mailboxes.len()).unwrap_or(0);
+        match self.mailboxes.get(worker) {
+            Some(mailbox) => mailbox.post(Mail::Adopt(socket, address)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets clients fetch their pages, for a while.
+    fn drain(&mut self, events: &mut Events) -> io::Result<()> {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        tracing::info!(
+            pages = self.shared.used_pages(),
+            seconds = self.drain.as_secs(),
+            "told to stop; clients are told to fetch their pages"
+        );
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Drain)?;
+        }
+        let end = Instant::now().checked_add(self.drain);
+        while self.shared.used_pages() > 0 && end.is_some_and(|end| Instant::now() < end) {
+            match self.poll.poll(events, Some(DRAIN_STEP)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            if events.iter().any(|event| event.token() == SHUTDOWN) && self.told_to_stop()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(self) {
+        for mailbox in &self.mailboxes {
+            if let Err(error) = mailbox.post(Mail::Stop) {
+                tracing::error!(%error, "cannot tell a worker to stop");
+                return;
+            }
+        }
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a worker failed"),
+                Err(_) => tracing::error!("a worker panicked"),
+            }
+        }
+    }
+}
+
+fn out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+    )
+}

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! One connection's side of the protocol, without I/O: bytes in, bytes out, effects on the store.
+//!
+//! ```text
+//!   greeting --HELLO--> open --BYE--> closed
+//!      |                 |              ^
+//!      +--- any error ---+--- REFUSED --+     (also: a newer connection took the stream)
+//! ```
+//!
+//! A message is executed only when all of it is there, so a torn store changes nothing. Execution stops
+//! when the output reaches its limit, even within a LOAD, and goes on when the caller has sent that:
+//! what a peer makes the server hold has a bound. All stores and frees of one call are acknowledged by
+//! one ACK at its end.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use memsrv_protocol::{
+    FreeMask, Hello, HelloError, Message, Sender, Seq, Slot, Status, Tag, WireError, HEADER_LEN,
+    PAGE_SIZE,
+};
+
+use crate::arena::lock;
+use crate::num::{to_u32, to_usize};
+use crate::regions::{refused, Attachment, Peer, Refused, Shared, Stream};
+use crate::stats::{Operations, Report};
+use crate::table::Ended;
+
+/// Output at which a session stops executing until it is sent.
+pub const OUTPUT_LIMIT: usize = 128 * 1024;
+
+/// The longest message that must be complete before it is executed.
+pub const LONGEST: usize = HEADER_LEN + PAGE_SIZE;
+
+/// Why [`Session::feed`] stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// Every complete message was executed: feed what was not consumed again, with more behind it.
+    NeedInput,
+    /// The output is at its limit: send it, then feed what was not consumed again.
+    OutputFull,
+    /// The session is over: send the output, then close.
+    Close,
+}
+
+/// What [`Session::feed`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Bytes of the input that are done with.
+    pub consumed: usize,
+    /// Why it stopped.
+    pub stop: Stop,
+}
+
+enum State {
+    Greeting,
+    Open(Attachment),
+    Closed,
+}
+
+/// The rest of a LOAD that was begun.
+struct Run {
+    tag: Tag,
+    slot: Slot,
+    left: u16,
+}
+
+/// Why a session ends.
+enum End {
+    /// With words to the peer.
+    Refused(Refused),
+    /// The peer said BYE.
+    Bye,
+    /// The stream or the region is another's by now, who has been told.
+    Fenced,
+}
+
+impl From<Refused> for End {
+    fn from(refused: Refused) -> End {
+        End::Refused(refused)
+    }
+}
+
+impl From<Ended> for End {
+    fn from(_: Ended) -> End {
+        End::Fenced
+    }
+}
+
+fn bad(text: impl Into<String>) -> End {
+    End::Refused(refused(Status::BadRequest, text))
+}
+
+/// One connection's session.
+pub struct Session {
+    shared: Arc<Shared>,
+    peer: Arc<dyn Peer>,
+    state: State,
+    /// Bytes still to come of an operation that we do not know.
+    skip: u32,
+    run: Option<Run>,
+    last: Seq,
+    spoken: bool,
+}
+
+impl Session {
+    /// A connection that has said nothing yet.
+    pub fn new(shared: Arc<Shared>, peer: Arc<dyn Peer>) -> Session {
+        Session {
+            shared,
+            peer,
+            state: State::Greeting,
+            skip: 0,
+            run: None,
+            last: Seq(0),
+            spoken: false,
+        }
+    }
+
+    /// Whether the peer has sent a HELLO or a STAT that was answered.
+    pub fn has_spoken(&self) -> bool {
+        self.spoken
+    }
+
+    /// Whether the peer has a session.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// Executes the messages that `input` begins with, and puts the answers behind `output`.
+    ///
+    /// `output` grows to at most [`OUTPUT_LIMIT`] and one message.
+    pub fn feed(&mut self, input: &[u8], output: &mut Vec<u8>) -> Progress {
+        let mut rest = input;
+        let result = loop {
+            match &self.state {
+                State::Closed => break Ok(Stop::Close),
+                State::Greeting => match self.greet(&mut rest, output) {
+                    Ok(None) => {} // now open
+                    Ok(Some(stop)) => break Ok(stop),
+                    Err(end) => break Err(end),
+                },
+                State::Open(_) => break self.serve(&mut rest, output),
+            }
+        };
+        let stop = result.unwrap_or_else(|end| self.end(end, output));
+        Progress {
+            consumed: input.len().saturating_sub(rest.len()),
+            stop,
+        }
+    }
+
+    /// Leaves the open or greeting state for good.
+    fn end(&mut self, end: End, output: &mut Vec<u8>) -> Stop {
+        self.run = None;
+        let state = std::mem::replace(&mut self.state, State::Closed);
+        let peer = self.peer.address();
+        match (end, state) {
+            (End::Refused(Refused { status, text }), _) => {
+                self.shared.refusals.count(status);
+                tracing::warn!(peer, reason = status.as_str(), "connection refused: {text}");
+                let message = Message::Refused {
+                    status,
+                    len: to_u32(text.len()),
+                };
+                output.extend_from_slice(&message.encode());
+                output.extend_from_slice(text.as_bytes());
+            }
+            (End::Bye, State::Open(at)) => {
+                let pages = self.shared.end(&at);
+                tracing::info!(peer, client = %at.client, region = %at.region, pages,
+                    "client left; its pages are freed");
+            }
+            (_, State::Open(at)) => {
+                tracing::info!(peer, client = %at.client, region = %at.region, stream = at.stream,
+                    "connection gave up its stream");
+            }
+            _ => {}
+        }
+        Stop::Close
+    }
+
+    /// Executes messages until there is a session; `None` then.
+    fn greet(&mut self, rest: &mut &[u8], output: &mut Vec<u8>) -> Result<Option<Stop>, End> {
+        while output.len() < OUTPUT_LIMIT {
+            let Some((message, payload)) = next(rest, &mut self.skip)? else {
+                return Ok(Some(Stop::NeedInput));
+            };
+            match message {
+                Message::Hello => {
+                    self.hello(payload, output)?;
+                    return Ok(None);
+                }
+                Message::Stat { tag } => {
+                    self.spoken = true;
+                    stat(&self.shared, tag, output);
+                }
+                Message::Strange { tag, op, .. } => {
+                    output.extend_from_slice(&Message::Unknown { tag, op }.encode());
+                }
+                other => return Err(bad(format!("{} before HELLO", op_name(other)))),
+            }
+        }
+        Ok(Some(Stop::OutputFull))
+    }
+
+    fn hello(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), End> {
+        let payload = payload.first_chunk::<{ Hello::LEN }>();
+        let payload = payload.ok_or_else(|| bad("HELLO is too short"))?;
+        let ours = self.shared.version;
+        let (min, max) = Hello::versions(payload).ok_or_else(|| hello_error(HelloError::Magic))?;
+        if !(min..=max).contains(&ours) {
+            let text = format!(
+                "server speaks protocol version {ours}, client {min} to {max}; \
+                 update the older of the two"
+            );
+            return Err(refused(Status::Version, text).into());
+        }
+        let hello = Hello::decode(payload).map_err(hello_error)?;
+        let (attachment, welcome) = self.shared.open(&hello, &self.peer)?;
+        tracing::info!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
+            stream = hello.stream, streams = hello.streams, granted = welcome.granted,
+            stored = welcome.stored, "client connected");
+        output.extend_from_slice(&Message::Welcome.encode());
+        output.extend_from_slice(&welcome.encode());
+        self.state = State::Open(attachment);
+        self.spoken = true;
+        Ok(())
+    }
+
+    /// Executes the messages of a session, as long as the stream is this connection's.
+    fn serve(&mut self, rest: &mut &[u8], output: &mut Vec<u8>) -> Result<Stop, End> {
+        loop {
+            let State::Open(at) = &self.state else {
+                return Ok(Stop::Close);
+            };
+            let stream = at.life.streams.get(at.stream).ok_or(End::Fenced)?;
+            let mut stream = lock(stream);
+            if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
+                return Err(End::Fenced);
+            }
+            let mut batch = Batch {
+                shared: &self.shared,
+                at,
+                stream: &mut stream,
+                done: Operations::default(),
+                last: &mut self.last,
+                run: &mut self.run,
+                unacknowledged: false,
+                output,
+            };
+            let result = batch.execute(rest, &mut self.skip);
+            batch.finish(&result);
+            match result? {
+                Paused::Stop(stop) => return Ok(stop),
+                Paused::Stat(tag) => {
+                    // The report looks at every stream, one lock at a time.
+                    drop(stream);
+                    stat(&self.shared, tag, output);
+                }
+            }
+        }
+    }
+}
+
+/// Why a batch was interrupted.
+enum Paused {
+    /// There is nothing more to do.
+    Stop(Stop),
+    /// A STAT is to be answered without the stream's lock.
+    Stat(Tag),
+}
+
+/// The messages of one call, executed under the stream's lock.
+struct Batch<'a> {
+    shared: &'a Shared,
+    at: &'a Attachment,
+    stream: &'a mut Stream,
+    done: Operations,
+    last: &'a mut Seq,
+    run: &'a mut Option<Run>,
+    unacknowledged: bool,
+    output: &'a mut Vec<u8>,
+}
+
+impl Batch<'_> {
+    fn execute(&mut self, rest: &mut &[u8], skip: &mut u32) -> Result<Paused, End> {
+        loop {
+            self.load()?;
+            if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
+                return Ok(Paused::Stop(Stop::OutputFull));
+            }
+            let Some((message, payload)) = next(rest, skip)? else {
+                return Ok(Paused::Stop(Stop::NeedInput));
+            };
+            match message {
+                Message::Store { seq, slot, crc } => self.store(seq, slot, crc, payload)?,
+                Message::Load { tag, slot, count } => {
+                    *self.run = Some(Run {
+                        tag,
+                        slot,
+                        left: count,
+                    });
+                }
+                Message::Free { seq, slot, crc } => self.free(seq, slot, crc, payload)?,
+                Message::Ping { tag } => self.answer(Message::Pong { tag }),
+                Message::Stat { tag } => return Ok(Paused::Stat(tag)),
+                Message::Bye => return Err(End::Bye),
+                Message::Strange { tag, op, .. } => self.answer(Message::Unknown { tag, op }),
+                other => return Err(bad(format!("{} within a session", op_name(other)))),
+            }
+        }
+    }
+
+    /// Counts what was done and acknowledges it.
+    fn finish(&mut self, result: &Result<Paused, End>) {
+        self.at.life.counters.add(&self.done);
+        // Of a region that has ended there is nothing to promise.
+        if self.unacknowledged && !matches!(result, Err(End::Fenced)) {
+            self.stream.executed = self.stream.executed.max(*self.last);
+            self.answer(Message::Ack { seq: *self.last });
+        }
+    }
+
+    fn answer(&mut self, message: Message) {
+        self.output.extend_from_slice(&message.encode());
+    }
+
+    /// Takes note of an operation's number, which must be above all before on this connection.
+    fn number(&mut self, seq: Seq) -> Result<(), End> {
+        if seq <= *self.last {
+            let text = format!("operation {} after operation {}", seq.0, self.last.0);
+            return Err(bad(text));
+        }
+        *self.last = seq;
+        self.unacknowledged = true;
+        Ok(())
+    }
+
+    fn refuse(&mut self, seq: Seq, status: Status) {
+        self.done.count_refused(status);
+        self.answer(Message::Nak { seq, status });
+    }
+
+    fn store(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+        self.number(seq)?;
+        let page = payload
+            .first_chunk::<PAGE_SIZE>()
+            .ok_or_else(|| bad("STORE is too short"))?;
+        if self.shared.draining.load(Ordering::Relaxed) {
+            self.refuse(seq, Status::Draining);
+        } else if checksum(slot, page) != crc {
+            self.refuse(seq, Status::BadChecksum);
+        } else {
+            let life = &self.at.life;
+            match life
+                .table
+                .store(&self.shared.arena, &life.client.quota, slot, crc, page)?
+            {
+                Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
+                Err(status) => self.refuse(seq, status),
+            }
+        }
+        Ok(())
+    }
+
+    fn free(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+        self.number(seq)?;
+        let mask = payload
+            .first_chunk()
+            .ok_or_else(|| bad("FREE is too short"))?;
+        if checksum(slot, mask) != crc {
+            self.refuse(seq, Status::BadChecksum);
+        } else {
+            let life = &self.at.life;
+            let (arena, quota) = (&self.shared.arena, &life.client.quota);
+            let freed = life.table.free(arena, quota, slot, &FreeMask(*mask))?;
+            self.done.frees = self.done.frees.saturating_add(freed);
+        }
+        Ok(())
+    }
+
+    /// Answers as much of the LOAD in hand as the output has room for.
+    fn load(&mut self) -> Result<(), End> {
+        while let Some(Run { tag, slot, left }) = *self.run {
+            if self.output.len() >= OUTPUT_LIMIT {
+                return Ok(());
+            }
+            let output = &mut *self.output;
+            let found = self.at.life.table.load(slot, |crc, page| {
+                output.extend_from_slice(&Message::Page { tag, slot, crc }.encode());
+                output.extend_from_slice(page);
+            })?;
+            if found {
+                self.done.loads = self.done.loads.saturating_add(1);
+            } else {
+                self.done.not_found = self.done.not_found.saturating_add(1);
+                self.answer(Message::NoPage {
+                    tag,
+                    slot,
+                    status: Status::NotFound,
+                });
+            }
+            // A run lies within one cluster, so only its last slot can have no next one.
+            *self.run = match (left.saturating_sub(1), slot.plus(1)) {
+                (0, _) | (_, None) => None,
+                (left, Some(slot)) => Some(Run { tag, slot, left }),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Answers a STAT.
+fn stat(shared: &Shared, tag: Tag, output: &mut Vec<u8>) {
+    let text = Report::of(shared).json();
+    output.extend_from_slice(
+        &Message::Stats {
+            tag,
+            len: to_u32(text.len()),
+        }
+        .encode(),
+    );
+    output.extend_from_slice(text.as_bytes());
+}
+
+/// The checksum that goes with a payload: CRC-32C over the slot's bytes and it.
+pub fn checksum(slot: Slot, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), payload)
+}
+
+/// Takes the next whole message off `rest`; `None` where there is none.
+fn next<'a>(rest: &mut &'a [u8], skip: &mut u32) -> Result<Option<(Message, &'a [u8])>, End> {
+    let step = rest.len().min(to_usize(u64::from(*skip)));
+    *rest = rest.get(step..).unwrap_or(&[]);
+    *skip = skip.saturating_sub(to_u32(step));
+    let Some((header, behind)) = rest.split_first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
+    let message = Message::decode(header, Sender::Client).map_err(wire_error)?;
+    if let Message::Strange { len, .. } = message {
+        *skip = len;
+        *rest = behind;
+        return Ok(Some((message, &[])));
+    }
+    let len = to_usize(u64::from(message.payload_len()));
+    let Some((payload, behind)) = behind.split_at_checked(len) else {
+        return Ok(None);
+    };
+    *rest = behind;
+    Ok(Some((message, payload)))
+}
+
+fn wire_error(error: WireError) -> End {
+    bad(match error {
+        WireError::BadLength { op, len } => format!("operation {} with {len} bytes", op.0),
+        WireError::BadRun { slot, count } => {
+            format!(
+                "LOAD of {count} slots from {:#x} is not within one cluster",
+                slot.0
+            )
+        }
+        WireError::BadCluster { slot } => {
+            format!("FREE of slot {:#x}, which does not begin a cluster", slot.0)
+        }
+    })
+}
+
+fn hello_error(error: HelloError) -> End {
+    bad(match error {
+        HelloError::Magic => "not a memsrv HELLO; is the client a memsrv client?",
+        HelloError::Name => "HELLO's client or region name is not 1 to 64 of A-Z a-z 0-9 . _ -",
+        HelloError::Stream => "HELLO's stream is not below the number of streams, 1 to 64",
+        HelloError::PageSize => "HELLO's page size is not 4096 bytes",
+    })
+}
+
+fn op_name(message: Message) -> &'static str {
+    match message {
+        Message::Hello => "HELLO",
+        Message::Store { .. } => "STORE",
+        Message::Load { .. } => "LOAD",
+        Message::Free { .. } => "FREE",
+        Message::Ping { .. } => "PING",
+        Message::Bye => "BYE",
+        _ => "a message",
+    }
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The page table of one region: which page is in which slot.
+//!
+//! Clusters are spread over shards by their number, each with a lock. A store copies its page, whole and
+//! checked, while it holds the shard's lock; a load copies it out under the same lock: so nobody
+//! ever sees half a page, nor a page that was given to another slot meanwhile. Streams have disjoint
+//! clusters, so their connections seldom meet at a lock.
+//!
+//! Lock order: a shard, then a pool's shard.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+
+use memsrv_protocol::{FreeMask, Slot, Status, PAGE_SIZE};
+
+use crate::arena::{lock, Arena, Cluster};
+use crate::num::{to_u64, to_usize};
+
+/// How much a client may store, over all its regions.
+#[derive(Debug)]
+pub struct Quota {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Quota {
+    /// At most `limit` pages.
+    pub fn new(limit: u64) -> Quota {
+        Quota {
+            limit,
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// The most pages.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Pages stored now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn reserve(&self) -> bool {
+        let more = |used: u64| used.checked_add(1).filter(|&used| used <= self.limit);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    fn release(&self, pages: u64) {
+        self.used.fetch_sub(pages, Ordering::Relaxed);
+    }
+}
+
+/// The region is no more: its pages were freed while a connection still served it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended;
+
+#[derive(Default)]
+struct Shard {
+    clusters: HashMap<u64, Box<Cluster>>,
+    pages: u64,
+    ended: bool,
+}
+
+/// The pages of one region.
+pub struct Table {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table {
+            shards: (0..Table::SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+}
+
+impl Table {
+    /// A multiple of the usual numbers of streams, so that streams do not share shards.
+    const SHARDS: usize = 64;
+
+    fn shard(&self, cluster: u64) -> Result<&Mutex<Shard>, Ended> {
+        self.shards
+            .get(to_usize(cluster % to_u64(Self::SHARDS)))
+            .ok_or(Ended)
+    }
+
+    /// Puts a page into a slot, in place of what was there.
+    ///
+    /// # Errors
+    ///
+    /// Outer: the region has ended. Inner: [`Status::Quota`] or [`Status::Full`]; nothing changed.
+    pub fn store(
+        &self,
+        arena: &Arena,
+        quota: &Quota,
+        slot: Slot,
+        crc: u32,
+        bytes: &[u8; PAGE_SIZE],
+    ) -> Result<Result<(), Status>, Ended> {
+        let number = slot.cluster();
+        let mut shard = lock(self.shard(number)?);
+        if shard.ended {
+            return Err(Ended);
+        }
+        let shard = &mut *shard;
+        if let Some(cluster) = shard.clusters.get_mut(&number) {
+            return Ok(put(
+                cluster,
+                &mut shard.pages,
+                arena,
+                quota,
+                slot,
+                crc,
+                bytes,
+            ));
+        }
+        let Some(mut cluster) = arena.clusters.take(number) else {
+            return Ok(Err(Status::Full));
+        };
+        let done = put(
+            &mut cluster,
+            &mut shard.pages,
+            arena,
+            quota,
+            slot,
+            crc,
+            bytes,
+        );
+        match done {
+            Ok(()) => drop(shard.clusters.insert(number, cluster)),
+            Err(_) => arena.clusters.put(number, cluster),
+        }
+        Ok(done)
+    }
+
+    /// Shows the page in a slot to `show`, with its checksum; false where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The region has ended.
+    pub fn load(
+        &self,
+        slot: Slot,
+        show: impl FnOnce(u32, &[u8; PAGE_SIZE]),
+    ) -> Result<bool, Ended> {
+        let number = slot.cluster();
+        let shard = lock(self.shard(number)?);
+        if shard.ended {
+            return Err(Ended);
+        }
+        let found = shard.clusters.get(&number).and_then(|cluster| {
+            let page = cluster.pages.get(slot.index())?.as_deref()?;
+            Some((*cluster.crcs.get(slot.index())?, page))
+        });
+        let Some((crc, page)) = found else {
+            return Ok(false);
+        };
+        show(crc, page);
+        Ok(true)
+    }
+
+    /// Frees slots of the cluster that `base` begins; gives back how many had a page.
+    ///
+    /// # Errors
+    ///
+    /// The region has ended.
+    pub fn free(
+        &self,
+        arena: &Arena,
+        quota: &Quota,
+        base: Slot,
+        mask: &FreeMask,
+    ) -> Result<u64, Ended> {
+        let number = base.cluster();
+        let mut shard = lock(self.shard(number)?);
+        if shard.ended {
+            return Err(Ended);
+        }
+        let Some(cluster) = shard.clusters.get_mut(&number) else {
+            return Ok(0);
+        };
+        let freed = empty(cluster, arena, number, |index| mask.contains(index));
+        if cluster.used == 0 {
+            if let Some(cluster) = shard.clusters.remove(&number) {
+                arena.clusters.put(number, cluster);
+            }
+        }
+        shard.pages = shard.pages.saturating_sub(freed);
+        quota.release(freed);
+        Ok(freed)
+    }
+
+    /// Ends the region: frees every page, and every later call fails. Gives back how many there were.
+    pub fn end(&self, arena: &Arena, quota: &Quota) -> u64 {
+        let mut total: u64 = 0;
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.ended = true;
+            for (number, mut cluster) in std::mem::take(&mut shard.clusters) {
+                total = total.saturating_add(empty(&mut cluster, arena, number, |_| true));
+                arena.clusters.put(number, cluster);
+            }
+            quota.release(std::mem::take(&mut shard.pages));
+        }
+        total
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> u64 {
+        self.shards.iter().map(|shard| lock(shard).pages).sum()
+    }
+}
+
+/// Puts a page into a slot of a cluster, in place of what was there.
+fn put(
+    cluster: &mut Cluster,
+    pages: &mut u64,
+    arena: &Arena,
+    quota: &Quota,
+    slot: Slot,
+    crc: u32,
+    bytes: &[u8; PAGE_SIZE],
+) -> Result<(), Status> {
+    let (place, sum) = (
+        cluster.pages.get_mut(slot.index()),
+        cluster.crcs.get_mut(slot.index()),
+    );
+    let (Some(place), Some(sum)) = (place, sum) else {
+        return Err(Status::BadRequest);
+    };
+    if let Some(page) = place {
+        **page = *bytes;
+    } else {
+        if !quota.reserve() {
+            return Err(Status::Quota);
+        }
+        let Some(page) = arena.pages.take(slot.cluster()) else {
+            quota.release(1);
+            return Err(Status::Full);
+        };
+        // Every byte is written before the slot has the page.
+        *page = *bytes;
+        *place = Some(page);
+        cluster.used = cluster.used.saturating_add(1);
+        *pages = pages.saturating_add(1);
+    }
+    *sum = crc;
+    Ok(())
+}
+
+/// Takes the chosen pages out of a cluster; gives back how many there were.
+fn empty(cluster: &mut Cluster, arena: &Arena, hint: u64, chosen: impl Fn(usize) -> bool) -> u64 {
+    let mut freed: u16 = 0;
+    for (index, place) in cluster.pages.iter_mut().enumerate() {
+        if chosen(index) {
+            if let Some(page) = place.take() {
+                arena.pages.put(hint, page);
+                freed = freed.saturating_add(1);
+            }
+        }
+    }
+    cluster.used = cluster.used.saturating_sub(freed);
+    u64::from(freed)
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! A thread that serves connections: one epoll loop, no ticks, asleep while nothing happens.
+//!
+//! The accepting thread hands connections over through a mailbox and wakes the loop. The loop's only
+//! timer is the nearest deadline of a connection that has not said who it is, or that is to end.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use memsrv_protocol::Status;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::arena::lock;
+use crate::conn::{prepare, Buffers, Conn, Turn};
+use crate::regions::Shared;
+
+const WAKE: Token = Token(usize::MAX);
+
+/// How long a refused peer has to take our last words.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the accepting thread tells a worker.
+pub enum Mail {
+    /// Serve this connection.
+    Adopt(TcpStream, SocketAddr),
+    /// Tell the clients that the server is about to stop.
+    Drain,
+    /// Stop.
+    Stop,
+}
+
+/// Where the accepting thread puts it.
+pub struct Mailbox {
+    mail: Mutex<Vec<Mail>>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    /// Puts mail in the box and wakes the worker.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if the worker cannot be woken.
+    pub fn post(&self, mail: Mail) -> io::Result<()> {
+        lock(&self.mail).push(mail);
+        self.waker.wake()
+    }
+}
+
+/// The loop's state.
+pub struct Worker {
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    shared: Arc<Shared>,
+    conns: HashMap<Token, Conn>,
+    /// Connections with something to do, in the order of their turns.
+    queue: VecDeque<Token>,
+    deadlines: BTreeSet<(Instant, Token)>,
+    hello_timeout: Duration,
+    next: usize,
+    buffers: Buffers,
+}
+
+impl Worker {
+    /// A worker without connections, and its mailbox.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if there is no descriptor left.
+    pub fn new(shared: Arc<Shared>, hello_timeout: Duration) -> io::Result<(Worker, Arc<Mailbox>)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let mailbox = Arc::new(Mailbox {
+            mail: Mutex::default(),
+            waker,
+        });
+        let worker = Worker {
+            poll,
+            mailbox: mailbox.clone(),
+            shared,
+            conns: HashMap::new(),
+            queue: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            hello_timeout,
+            next: 0,
+            buffers: Buffers::default(),
+        };
+        Ok((worker, mailbox))
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if it can no longer be waited for.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let mut mail = Vec::new();
+            for event in &events {
+                if event.token() == WAKE {
+                    mail = std::mem::take(&mut *lock(&self.mailbox.mail));
+                } else if let Some(conn) = self.conns.get_mut(&event.token()) {
+                    conn.ready(
+                        event.is_readable(),
+                        event.is_read_closed() || event.is_error(),
+                    );
+                    self.enqueue(event.token());
+                }
+            }
+            for mail in mail {
+                match mail {
+                    Mail::Adopt(socket, address) => self.adopt(socket, address),
+                    Mail::Drain => self.drain(),
+                    Mail::Stop => return self.stop(),
+                }
+            }
+            for _ in 0..self.queue.len() {
+                if let Some(token) = self.queue.pop_front() {
+                    self.turn(token);
+                }
+            }
+            self.expire();
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let (deadline, _) = self.deadlines.first()?;
+        // Rounded up to the kernel's milliseconds, so that the deadline has passed when it wakes us.
+        Some(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    fn adopt(&mut self, mut socket: TcpStream, address: SocketAddr) {
+        let token = Token(self.next);
+        self.next = self.next.wrapping_add(1);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let ready = prepare(&socket)
+            .and_then(|()| self.poll.registry().register(&mut socket, token, interest));
+        if let Err(error) = ready {
+            tracing::warn!(peer = %address, %error, "cannot serve a connection");
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        tracing::debug!(peer = %address, "connection accepted");
+        self.conns
+            .insert(token, Conn::new(socket, address, self.shared.clone()));
+        self.set_deadline(token, Some(self.hello_timeout));
+        self.enqueue(token);
+    }
+
+    fn enqueue(&mut self, token: Token) {
+        if let Some(conn) = self.conns.get_mut(&token).filter(|conn| !conn.queued) {
+            conn.queued = true;
+            self.queue.push_back(token);
+        }
+    }
+
+    fn set_deadline(&mut self, token: Token, after: Option<Duration>) {
+        if let Some(conn) = self.conns.get_mut(&token) {
+            let deadline = after.and_then(|after| Instant::now().checked_add(after));
+            if let Some(old) = std::mem::replace(&mut conn.deadline, deadline) {
+                self.deadlines.remove(&(old, token));
+            }
+            self.deadlines
+                .extend(deadline.map(|deadline| (deadline, token)));
+        }
+    }
+
+    fn turn(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        conn.queued = false;
+        let was_closing = conn.is_closing();
+        let turn = conn.turn(&mut self.buffers);
+        let (closing, waiting) = (conn.is_closing(), conn.deadline.is_some());
+        if closing && !was_closing {
+            self.set_deadline(token, Some(LINGER));
+        } else if waiting && !closing && conn.has_spoken() {
+            self.set_deadline(token, None);
+        }
+        match turn {
+            Ok(Turn::Idle) => {}
+            Ok(Turn::Again) => self.enqueue(token),
+            Ok(Turn::Done) => self.close(token, None),
+            Err(error) => self.close(token, Some(&error)),
+        }
+    }
+
+    fn drain(&mut self) {
+        let tokens: Vec<Token> = self.conns.keys().copied().collect();
+        for token in tokens {
+            if let Some(conn) = self.conns.get_mut(&token) {
+                conn.notice(
+                    Status::Draining,
+                    "server is about to stop; fetch your pages",
+                );
+            }
+            self.enqueue(token);
+        }
+    }
+
+    /// Sends what can be sent at once, and closes everything.
+    fn stop(mut self) -> io::Result<()> {
+        for conn in self.conns.values_mut() {
+            // It is all over; a peer that cannot take the rest now learns so by the end of the connection.
+            let _ = conn.turn(&mut self.buffers);
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some((deadline, token)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.close(token, None);
+        }
+    }
+
+    fn close(&mut self, token: Token, error: Option<&io::Error>) {
+        let Some(conn) = self.conns.remove(&token) else {
+            return;
+        };
+        if let Some(deadline) = conn.deadline {
+            self.deadlines.remove(&(deadline, token));
+        }
+        match error {
+            Some(error) => tracing::debug!(peer = conn.address(), %error, "connection lost"),
+            None => tracing::debug!(peer = conn.address(), "connection closed"),
+        }
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
