@@ -77,20 +77,20 @@ impl<T> Pool<T> {
     }
 
     /// The shards, starting with the one that `hint` chooses.
-    fn from_hint(&self, hint: u64) -> impl Iterator<Item = &Mutex<Vec<T>>> {
+    fn starting_at(&self, hint: u64) -> impl Iterator<Item = &Mutex<Vec<T>>> {
         let first = to_usize(hint % to_u64(Self::SHARDS));
         self.shards.iter().cycle().skip(first).take(Self::SHARDS)
     }
 
     /// Takes one; `None` where nothing is left. Users with different hints do not meet.
     pub fn take(&self, hint: u64) -> Option<T> {
-        self.from_hint(hint).find_map(|shard| lock(shard).pop())
+        self.starting_at(hint).find_map(|shard| lock(shard).pop())
     }
 
     /// Gives one back.
     pub fn put(&self, hint: u64, thing: T) {
         // The shards' capacities add up to at least `total`, so one of them has room.
-        for shard in self.from_hint(hint) {
+        for shard in self.starting_at(hint) {
             let mut shard = lock(shard);
             if shard.len() < shard.capacity() {
                 shard.push(thing);
@@ -98,7 +98,7 @@ impl<T> Pool<T> {
             }
         }
         // Others moved the room about while we looked: let one shard grow rather than lose a page.
-        if let Some(shard) = self.from_hint(hint).next() {
+        if let Some(shard) = self.starting_at(hint).next() {
             lock(shard).push(thing);
         }
     }

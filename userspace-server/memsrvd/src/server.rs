@@ -166,21 +166,24 @@ impl Acceptor {
 
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
-        loop {
-            match self.poll.poll(&mut events, None) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            }
-            for event in &events {
-                match event.token() {
-                    SHUTDOWN if self.told_to_stop()? => {
-                        return self.drain(&mut Events::with_capacity(8))
-                    }
-                    LISTENER => self.accept()?,
-                    _ => {}
-                }
+        while !self.wait(&mut events, None)? {}
+        self.drain(&mut events)
+    }
+
+    /// Waits for connections, at most for `timeout`, and accepts them; true when told to stop.
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<bool> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            other => other?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                SHUTDOWN if self.told_to_stop()? => return Ok(true),
+                LISTENER => self.accept()?,
+                _ => {}
             }
         }
+        Ok(false)
     }
 
     fn told_to_stop(&mut self) -> io::Result<bool> {
@@ -221,13 +224,21 @@ impl Acceptor {
             let _ = socket.write(&[&message.encode(), text.as_bytes()].concat());
             return Ok(());
         }
+        let worker = self.next_worker()?;
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        worker.post(Mail::Adopt(socket, address))
+    }
+
+    /// The workers in turn, but for one that has failed.
+    fn next_worker(&mut self) -> io::Result<Arc<Mailbox>> {
         self.next = self.next.wrapping_add(1);
-        let worker = self.next.checked_rem(self.mailboxes.len()).unwrap_or(0);
-        match self.mailboxes.get(worker) {
-            Some(mailbox) => mailbox.post(Mail::Adopt(socket, address)),
-            None => Ok(()),
-        }
+        let first = self.next.checked_rem(self.threads.len()).unwrap_or(0);
+        let mut workers = self.mailboxes.iter().zip(&self.threads).cycle().skip(first);
+        let alive = |(_, thread): &(_, &JoinHandle<_>)| !thread.is_finished();
+        let worker = workers.by_ref().take(self.threads.len()).find(alive);
+        worker
+            .map(|(mailbox, _)| mailbox.clone())
+            .ok_or_else(|| io::Error::other("all workers failed"))
     }
 
     /// Lets clients fetch their pages, for a while.
@@ -243,11 +254,7 @@ impl Acceptor {
         }
         let end = Instant::now().checked_add(self.drain);
         while self.shared.used_pages() > 0 && end.is_some_and(|end| Instant::now() < end) {
-            match self.poll.poll(events, Some(DRAIN_STEP)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            }
-            if events.iter().any(|event| event.token() == SHUTDOWN) && self.told_to_stop()? {
+            if self.wait(events, Some(DRAIN_STEP))? {
                 break;
             }
         }

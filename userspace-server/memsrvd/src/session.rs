@@ -13,17 +13,16 @@
 //! what a peer makes the server hold has a bound. All stores and frees of one call are acknowledged by
 //! one ACK at its end.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use memsrv_protocol::{
-    FreeMask, Hello, HelloError, Message, Sender, Seq, Slot, Status, Tag, WireError, HEADER_LEN,
-    PAGE_SIZE,
+    Hello, HelloError, Message, Sender, Seq, Status, Tag, WireError, HEADER_LEN, PAGE_SIZE,
 };
 
 use crate::arena::lock;
+use crate::batch::{Batch, Paused, Run};
 use crate::num::{to_u32, to_usize};
-use crate::regions::{refused, Attachment, Peer, Refused, Shared, Stream};
+use crate::regions::{refused, Attachment, Peer, Refused, Shared};
 use crate::stats::{Operations, Report};
 use crate::table::Ended;
 
@@ -59,15 +58,8 @@ enum State {
     Closed,
 }
 
-/// The rest of a LOAD that was begun.
-struct Run {
-    tag: Tag,
-    slot: Slot,
-    left: u16,
-}
-
 /// Why a session ends.
-enum End {
+pub(crate) enum End {
     /// With words to the peer.
     Refused(Refused),
     /// The peer said BYE.
@@ -88,7 +80,7 @@ impl From<Ended> for End {
     }
 }
 
-fn bad(text: impl Into<String>) -> End {
+pub(crate) fn bad(text: impl Into<String>) -> End {
     End::Refused(refused(Status::BadRequest, text))
 }
 
@@ -251,7 +243,7 @@ impl Session {
                 output,
             };
             let result = batch.execute(rest, &mut self.skip);
-            batch.finish(&result);
+            batch.finish();
             match result? {
                 Paused::Stop(stop) => return Ok(stop),
                 Paused::Stat(tag) => {
@@ -261,154 +253,6 @@ impl Session {
                 }
             }
         }
-    }
-}
-
-/// Why a batch was interrupted.
-enum Paused {
-    /// There is nothing more to do.
-    Stop(Stop),
-    /// A STAT is to be answered without the stream's lock.
-    Stat(Tag),
-}
-
-/// The messages of one call, executed under the stream's lock.
-struct Batch<'a> {
-    shared: &'a Shared,
-    at: &'a Attachment,
-    stream: &'a mut Stream,
-    done: Operations,
-    last: &'a mut Seq,
-    run: &'a mut Option<Run>,
-    unacknowledged: bool,
-    output: &'a mut Vec<u8>,
-}
-
-impl Batch<'_> {
-    fn execute(&mut self, rest: &mut &[u8], skip: &mut u32) -> Result<Paused, End> {
-        loop {
-            self.load()?;
-            if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
-                return Ok(Paused::Stop(Stop::OutputFull));
-            }
-            let Some((message, payload)) = next(rest, skip)? else {
-                return Ok(Paused::Stop(Stop::NeedInput));
-            };
-            match message {
-                Message::Store { seq, slot, crc } => self.store(seq, slot, crc, payload)?,
-                Message::Load { tag, slot, count } => {
-                    *self.run = Some(Run {
-                        tag,
-                        slot,
-                        left: count,
-                    });
-                }
-                Message::Free { seq, slot, crc } => self.free(seq, slot, crc, payload)?,
-                Message::Ping { tag } => self.answer(Message::Pong { tag }),
-                Message::Stat { tag } => return Ok(Paused::Stat(tag)),
-                Message::Bye => return Err(End::Bye),
-                Message::Strange { tag, op, .. } => self.answer(Message::Unknown { tag, op }),
-                other => return Err(bad(format!("{} within a session", op_name(other)))),
-            }
-        }
-    }
-
-    /// Counts what was done and acknowledges it.
-    fn finish(&mut self, result: &Result<Paused, End>) {
-        self.at.life.counters.add(&self.done);
-        // Of a region that has ended there is nothing to promise.
-        if self.unacknowledged && !matches!(result, Err(End::Fenced)) {
-            self.stream.executed = self.stream.executed.max(*self.last);
-            self.answer(Message::Ack { seq: *self.last });
-        }
-    }
-
-    fn answer(&mut self, message: Message) {
-        self.output.extend_from_slice(&message.encode());
-    }
-
-    /// Takes note of an operation's number, which must be above all before on this connection.
-    fn number(&mut self, seq: Seq) -> Result<(), End> {
-        if seq <= *self.last {
-            let text = format!("operation {} after operation {}", seq.0, self.last.0);
-            return Err(bad(text));
-        }
-        *self.last = seq;
-        self.unacknowledged = true;
-        Ok(())
-    }
-
-    fn refuse(&mut self, seq: Seq, status: Status) {
-        self.done.count_refused(status);
-        self.answer(Message::Nak { seq, status });
-    }
-
-    fn store(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
-        self.number(seq)?;
-        let page = payload
-            .first_chunk::<PAGE_SIZE>()
-            .ok_or_else(|| bad("STORE is too short"))?;
-        if self.shared.draining.load(Ordering::Relaxed) {
-            self.refuse(seq, Status::Draining);
-        } else if checksum(slot, page) != crc {
-            self.refuse(seq, Status::BadChecksum);
-        } else {
-            let life = &self.at.life;
-            match life
-                .table
-                .store(&self.shared.arena, &life.client.quota, slot, crc, page)?
-            {
-                Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
-                Err(status) => self.refuse(seq, status),
-            }
-        }
-        Ok(())
-    }
-
-    fn free(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
-        self.number(seq)?;
-        let mask = payload
-            .first_chunk()
-            .ok_or_else(|| bad("FREE is too short"))?;
-        if checksum(slot, mask) != crc {
-            self.refuse(seq, Status::BadChecksum);
-        } else {
-            let life = &self.at.life;
-            let (arena, quota) = (&self.shared.arena, &life.client.quota);
-            let freed = life.table.free(arena, quota, slot, &FreeMask(*mask))?;
-            self.done.frees = self.done.frees.saturating_add(freed);
-        }
-        Ok(())
-    }
-
-    /// Answers as much of the LOAD in hand as the output has room for.
-    fn load(&mut self) -> Result<(), End> {
-        while let Some(Run { tag, slot, left }) = *self.run {
-            if self.output.len() >= OUTPUT_LIMIT {
-                return Ok(());
-            }
-            let output = &mut *self.output;
-            let found = self.at.life.table.load(slot, |crc, page| {
-                output.extend_from_slice(&Message::Page { tag, slot, crc }.encode());
-                output.extend_from_slice(page);
-            })?;
-            if found {
-                self.done.loads = self.done.loads.saturating_add(1);
-            } else {
-                self.done.not_found = self.done.not_found.saturating_add(1);
-                self.answer(Message::NoPage {
-                    tag,
-                    slot,
-                    status: Status::NotFound,
-                });
-            }
-            // A run lies within one cluster, so only its last slot can have no next one.
-            *self.run = match (left.saturating_sub(1), slot.plus(1)) {
-                (0, _) | (_, None) => None,
-                (left, Some(slot)) => Some(Run { tag, slot, left }),
-            };
-        }
-        Ok(())
     }
 }
 
@@ -425,13 +269,11 @@ fn stat(shared: &Shared, tag: Tag, output: &mut Vec<u8>) {
     output.extend_from_slice(text.as_bytes());
 }
 
-/// The checksum that goes with a payload: CRC-32C over the slot's bytes and it.
-pub fn checksum(slot: Slot, payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), payload)
-}
-
 /// Takes the next whole message off `rest`; `None` where there is none.
-fn next<'a>(rest: &mut &'a [u8], skip: &mut u32) -> Result<Option<(Message, &'a [u8])>, End> {
+pub(crate) fn next<'a>(
+    rest: &mut &'a [u8],
+    skip: &mut u32,
+) -> Result<Option<(Message, &'a [u8])>, End> {
     let step = rest.len().min(to_usize(u64::from(*skip)));
     *rest = rest.get(step..).unwrap_or(&[]);
     *skip = skip.saturating_sub(to_u32(step));
@@ -476,7 +318,7 @@ fn hello_error(error: HelloError) -> End {
     })
 }
 
-fn op_name(message: Message) -> &'static str {
+pub(crate) fn op_name(message: Message) -> &'static str {
     match message {
         Message::Hello => "HELLO",
         Message::Store { .. } => "STORE",

@@ -126,6 +126,7 @@ fn reason(status: Status) -> &'static str {
         Status::Busy => "busy",
         Status::Stale => "stale",
         Status::BadRequest => "bad_request",
+        Status::BadChecksum => "bad_checksum",
         Status::Denied => "denied",
         Status::Draining => "draining",
         _ => "other",
@@ -164,8 +165,8 @@ pub struct Report {
     pub free_clusters: u64,
     /// Connections open, this one included.
     pub connections: u64,
-    /// Connections refused, by reason: `full`, `version`, `busy`, `stale`, `bad_request`, `denied`,
-    /// `draining`, `other`.
+    /// Connections refused, by reason: `full`, `version`, `busy`, `stale`, `bad_request`,
+    /// `bad_checksum`, `denied`, `draining`, `other`.
     pub refused: BTreeMap<String, u64>,
     /// Who stores what, by client's and region's name.
     pub regions: Vec<RegionReport>,

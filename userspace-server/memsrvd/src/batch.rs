@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The messages of an open session, executed in batches under the stream's lock.
+//!
+//! What a batch did is acknowledged once, at its end, by the number of its last store or free.
+
+use std::sync::atomic::Ordering;
+
+use memsrv_protocol::{FreeMask, Message, Seq, Slot, Status, Tag, PAGE_SIZE};
+
+use crate::regions::{refused, Attachment, Shared, Stream};
+use crate::session::{bad, next, op_name, End, Stop, OUTPUT_LIMIT};
+use crate::stats::Operations;
+
+/// The rest of a LOAD that was begun.
+pub(crate) struct Run {
+    tag: Tag,
+    slot: Slot,
+    left: u16,
+}
+
+/// The checksum that goes with a payload: CRC-32C over the slot's bytes and it.
+pub fn checksum(slot: Slot, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), payload)
+}
+
+/// Why a batch was interrupted.
+pub(crate) enum Paused {
+    /// There is nothing more to do.
+    Stop(Stop),
+    /// A STAT is to be answered without the stream's lock.
+    Stat(Tag),
+}
+
+/// The messages of one call, executed under the stream's lock.
+pub(crate) struct Batch<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) at: &'a Attachment,
+    pub(crate) stream: &'a mut Stream,
+    pub(crate) done: Operations,
+    pub(crate) last: &'a mut Seq,
+    pub(crate) run: &'a mut Option<Run>,
+    pub(crate) unacknowledged: bool,
+    pub(crate) output: &'a mut Vec<u8>,
+}
+
+impl Batch<'_> {
+    /// Executes messages until there is no whole one, or no room for answers.
+    pub(crate) fn execute(&mut self, rest: &mut &[u8], skip: &mut u32) -> Result<Paused, End> {
+        loop {
+            self.load()?;
+            if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
+                return Ok(Paused::Stop(Stop::OutputFull));
+            }
+            let Some((message, payload)) = next(rest, skip)? else {
+                return Ok(Paused::Stop(Stop::NeedInput));
+            };
+            match message {
+                Message::Store { seq, slot, crc } => self.store(seq, slot, crc, payload)?,
+                Message::Load { tag, slot, count } => {
+                    *self.run = Some(Run {
+                        tag,
+                        slot,
+                        left: count,
+                    });
+                }
+                Message::Free { seq, slot, crc } => self.free(seq, slot, crc, payload)?,
+                Message::Ping { tag } => self.answer(Message::Pong { tag }),
+                Message::Stat { tag } => return Ok(Paused::Stat(tag)),
+                Message::Bye => return Err(End::Bye),
+                Message::Strange { tag, op, .. } => self.answer(Message::Unknown { tag, op }),
+                other => return Err(bad(format!("{} within a session", op_name(other)))),
+            }
+        }
+    }
+
+    /// Counts what was done and acknowledges it.
+    pub(crate) fn finish(&mut self) {
+        self.at.life.counters.add(&self.done);
+        if self.unacknowledged {
+            self.stream.executed = self.stream.executed.max(*self.last);
+            self.answer(Message::Ack { seq: *self.last });
+        }
+    }
+
+    fn answer(&mut self, message: Message) {
+        self.output.extend_from_slice(&message.encode());
+    }
+
+    /// Checks an operation's number, which must be above all before on this connection.
+    fn check_number(&self, seq: Seq) -> Result<(), End> {
+        if seq > *self.last {
+            return Ok(());
+        }
+        let text = format!("operation {} after operation {}", seq.0, self.last.0);
+        Err(bad(text))
+    }
+
+    /// Takes note that an operation was executed, or refused with a NAK.
+    fn executed(&mut self, seq: Seq) {
+        *self.last = seq;
+        self.unacknowledged = true;
+    }
+
+    fn store(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+        self.check_number(seq)?;
+        let page = payload.first_chunk::<PAGE_SIZE>();
+        let page = page.ok_or_else(|| bad("STORE is too short"))?;
+        let life = &self.at.life;
+        let (arena, quota) = (&self.shared.arena, &life.client.quota);
+        let result = if self.shared.draining.load(Ordering::Relaxed) {
+            Err(Status::Draining)
+        } else if checksum(slot, page) != crc {
+            Err(Status::BadChecksum)
+        } else {
+            life.table.store(arena, quota, slot, crc, page)?
+        };
+        match result {
+            Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
+            Err(status) => {
+                self.done.count_refused(status);
+                self.answer(Message::Nak { seq, status });
+            }
+        }
+        self.executed(seq);
+        Ok(())
+    }
+
+    /// Frees slots. A mask that does not match its checksum ends the connection, for a NAK is of stores
+    /// only: the client sends again what was not acknowledged.
+    fn free(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+        self.check_number(seq)?;
+        let mask = payload.first_chunk();
+        let mask = mask.ok_or_else(|| bad("FREE is too short"))?;
+        if checksum(slot, mask) != crc {
+            self.done.count_refused(Status::BadChecksum);
+            let text = format!("FREE {} does not match its checksum", seq.0);
+            return Err(refused(Status::BadChecksum, text).into());
+        }
+        let life = &self.at.life;
+        let (arena, quota) = (&self.shared.arena, &life.client.quota);
+        let freed = life.table.free(arena, quota, slot, &FreeMask(*mask))?;
+        self.done.frees = self.done.frees.saturating_add(freed);
+        self.executed(seq);
+        Ok(())
+    }
+
+    /// Answers as much of the LOAD in hand as the output has room for.
+    fn load(&mut self) -> Result<(), End> {
+        while let Some(Run { tag, slot, left }) = *self.run {
+            if self.output.len() >= OUTPUT_LIMIT {
+                return Ok(());
+            }
+            let output = &mut *self.output;
+            let found = self.at.life.table.load(slot, |crc, page| {
+                output.extend_from_slice(&Message::Page { tag, slot, crc }.encode());
+                output.extend_from_slice(page);
+            })?;
+            if found {
+                self.done.loads = self.done.loads.saturating_add(1);
+            } else {
+                self.done.not_found = self.done.not_found.saturating_add(1);
+                self.answer(Message::NoPage {
+                    tag,
+                    slot,
+                    status: Status::NotFound,
+                });
+            }
+            // A run lies within one cluster, so only its last slot can have no next one.
+            *self.run = match (left.saturating_sub(1), slot.plus(1)) {
+                (0, _) | (_, None) => None,
+                (left, Some(slot)) => Some(Run { tag, slot, left }),
+            };
+        }
+        Ok(())
+    }
+}
