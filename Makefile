@@ -15,7 +15,7 @@ ENV := qemu-test/env
 ROOT := $(ENV)/in-root
 STEP := @$(ENV)/step.sh
 TRIPLE := x86_64-unknown-linux-gnu
-BIN := $(B)/cargo/$(TRIPLE)/release
+CARGO_OUT := $(B)/cargo/$(TRIPLE)
 JOBS := $(shell nproc)
 
 # The running kernel is taken when it can be built for: Rust metadata, and rustc its own.
@@ -52,15 +52,15 @@ refresh: ## look for a newer test kernel
 
 # Static programs (userspace-server/.cargo/config.toml): they run on any x86-64 Linux, initramfs included.
 cargo_static = $(ROOT) env -C userspace-server \
-	cargo build --locked --release --target $(TRIPLE)
+	cargo build --locked --target $(TRIPLE)
 
 user: prepare-build
-	$(STEP) 'memsrvd and memsrvctl' -- $(cargo_static) -p memsrvd -p memsrvctl
-	@install -m 755 $(BIN)/memsrvd $(BIN)/memsrvctl $(B)/
+	$(STEP) 'memsrvd and memsrvctl' -- $(cargo_static) --release -p memsrvd -p memsrvctl
+	@install -m 755 $(CARGO_OUT)/release/memsrvd $(CARGO_OUT)/release/memsrvctl $(B)/
 
 tools: prepare-build
-	$(STEP) 'the test harness and its guest agent' -- $(cargo_static) -p qemu-test -p qemu-test-agent
-	@install -m 755 $(BIN)/qemu-test $(BIN)/qemu-test-agent $(B)/
+	$(STEP) 'the test harness and its guest agent' -- $(cargo_static) --profile tools -p qemu-test -p qemu-test-agent
+	@install -m 755 $(CARGO_OUT)/tools/qemu-test $(CARGO_OUT)/tools/qemu-test-agent $(B)/
 
 # $(call module,TREE,DIRECTORY): kbuild out of tree, its products in build/.
 module = $(MAKE_IN) -j$(JOBS) -C $(1) M=$(CURDIR) MO=$(CURDIR)/$(B)/$(2) CC=x86_64-linux-gnu-gcc-14 modules

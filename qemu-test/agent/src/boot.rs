@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! From the kernel's first program to a guest in which scenarios can run, and the loop that runs them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use qemu_test_wire::{self as wire, Outcome, ToGuest, ToHost};
+use rustix::mount::{mount, MountFlags};
+
+use crate::guest::{disk, module, Guest};
+use crate::port::Host;
+use crate::{scenarios, ROOT, SELF};
+
+/// What PID 1 does; never returns. A failure ends PID 1, which the kernel answers with a panic, which
+/// the harness takes for a crash: there is nobody else to tell.
+pub fn as_init() -> ! {
+    if let Err(error) = serve() {
+        eprintln!("memsrv agent: {error:#}");
+        let _ = fs::write("/dev/kmsg", format!("memsrv agent: {error:#}"));
+        std::process::exit(1);
+    }
+    power_off()
+}
+
+fn serve() -> Result<()> {
+    mount_kernel_file_systems()?;
+    load_drivers()?;
+    mount_root()?;
+    bring_up_network()?;
+    let mut host = Host::open()?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    host.send(&ToHost::Ready(release.trim().to_owned()))?;
+    loop {
+        match host.receive()? {
+            ToGuest::Run(name) => {
+                let outcome = run(&name, &mut host);
+                host.done(outcome)?;
+            }
+            ToGuest::PowerOff => return Ok(()),
+            ToGuest::Answer(answer) => bail!("an answer to no question: {answer:?}"),
+        }
+    }
+}
+
+fn run(name: &str, host: &mut Host) -> Outcome {
+    let mut outcome = Outcome { name: name.to_owned(), ..Outcome::default() };
+    match scenarios::all().iter().find(|entry| entry.name == name) {
+        None => outcome.error = Some(format!("there is no scenario {name}")),
+        Some(entry) => {
+            let mut guest = Guest::new(host);
+            let ran = (entry.run)(&mut guest);
+            let tidied = guest.tidy();
+            outcome.figures = std::mem::take(&mut guest.figures);
+            outcome.clean = tidied.is_ok();
+            outcome.error = match (ran, tidied) {
+                (Ok(()), Ok(())) => None,
+                (Ok(()), Err(error)) => Some(format!("afterwards: {error:#}")),
+                (Err(error), Ok(())) => Some(format!("{error:#}")),
+                (Err(error), Err(after)) => Some(format!("{error:#}; and afterwards: {after:#}")),
+            };
+        }
+    }
+    outcome.taint = fs::read_to_string("/proc/sys/kernel/tainted")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u64::MAX);
+    outcome
+}
+
+fn mount_kernel_file_systems() -> Result<()> {
+    for (kind, place) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tmpfs", "/tmp"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ] {
+        fs::create_dir_all(place).with_context(|| format!("making {place}"))?;
+        match mount(kind, place, kind, MountFlags::empty(), None) {
+            // The kernel may have mounted /dev itself.
+            Err(rustix::io::Errno::BUSY) => {}
+            result => result.with_context(|| format!("mounting {kind} on {place}"))?,
+        }
+    }
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory")
+        .context("enabling the memory controller")
+}
+
+/// Loads what the harness put into /modules, in the order of /modules/order.
+fn load_drivers() -> Result<()> {
+    let order = fs::read_to_string("/modules/order").context("reading /modules/order")?;
+    for name in order.lines() {
+        module::load_file(&format!("/modules/{name}"), "")
+            .with_context(|| format!("loading {name}"))?;
+    }
+    Ok(())
+}
+
+fn mount_root() -> Result<()> {
+    fs::create_dir_all(ROOT)?;
+    let device = disk::by_serial("root", Duration::from_secs(60))?;
+    mount(format!("/dev/{device}"), ROOT, "ext4", MountFlags::NOATIME, None)
+        .with_context(|| format!("mounting /dev/{device} on {ROOT}"))?;
+    for place in ["proc", "sys", "dev", "tmp"] {
+        let inside = format!("{ROOT}/{place}");
+        mount(format!("/{place}"), &inside, "", MountFlags::BIND | MountFlags::REC, None)
+            .with_context(|| format!("binding /{place} into {ROOT}"))?;
+    }
+    mount("tmpfs", format!("{ROOT}/run"), "tmpfs", MountFlags::empty(), None)
+        .context("mounting a tmpfs on /run")?;
+    if !Path::new("/dev/fd").exists() {
+        symlink("/proc/self/fd", "/dev/fd").context("linking /dev/fd")?;
+    }
+    Ok(())
+}
+
+fn bring_up_network() -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !Path::new("/sys/class/net/eth0").exists() {
+        ensure!(Instant::now() < deadline, "no network card eth0 appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let address = format!("{}/{}", wire::GUEST_ADDRESS, wire::PREFIX);
+    for words in [
+        &["link", "set", "lo", "up"][..],
+        &["address", "add", &address, "dev", "eth0"],
+        &["link", "set", "eth0", "up"],
+    ] {
+        let status = Command::new(SELF)
+            .args(["run", "--root", "--", "/usr/sbin/ip"])
+            .args(words)
+            .status()
+            .context("running ip")?;
+        ensure!(status.success(), "ip {}: {status}", words.join(" "));
+    }
+    Ok(())
+}
+
+fn power_off() -> ! {
+    rustix::fs::sync();
+    let error = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+    eprintln!("memsrv agent: power off: {error:?}");
+    std::process::exit(1);
+}

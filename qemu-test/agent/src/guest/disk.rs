@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The guest's disks: found by serial number, swapped to, and their writes counted.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+
+use super::program;
+
+/// The kernel's name (`vdb`) of the disk with that serial number; waits for it to appear.
+pub fn by_serial(serial: &str, patience: Duration) -> Result<String> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Ok(disks) = fs::read_dir("/sys/block") {
+            for disk in disks.flatten() {
+                let found = fs::read_to_string(disk.path().join("serial")).unwrap_or_default();
+                let name = disk.file_name().to_string_lossy().into_owned();
+                if found.trim() == serial && Path::new("/dev").join(&name).exists() {
+                    return Ok(name);
+                }
+            }
+        }
+        ensure!(Instant::now() < deadline, "no disk with the serial number {serial} appeared");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A swap area on a disk of its own.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    disk: String,
+}
+
+impl Swap {
+    /// The area on disk `swapINDEX`, formatted and on.
+    pub fn on(index: usize, priority: i32) -> Result<Self> {
+        let swap = Self { disk: by_serial(&format!("swap{index}"), Duration::from_secs(10))? };
+        program::run(None, &["/usr/sbin/mkswap", "-q", &swap.device()])?;
+        swap.enable(priority)?;
+        Ok(swap)
+    }
+
+    /// Its device.
+    pub fn device(&self) -> String {
+        format!("/dev/{}", self.disk)
+    }
+
+    /// Switches a formatted area on.
+    pub fn enable(&self, priority: i32) -> Result<()> {
+        let priority = priority.to_string();
+        program::run(None, &["/usr/sbin/swapon", "-p", &priority, &self.device()]).map(drop)
+    }
+
+    /// Switches it off: the kernel reads everything back.
+    pub fn off(&self) -> Result<f64> {
+        Ok(program::run(None, &["/usr/sbin/swapoff", &self.device()])?.seconds)
+    }
+
+    /// Whether it is on.
+    pub fn is_on(&self) -> Result<bool> {
+        Ok(fs::read_to_string("/proc/swaps")?.lines().any(|line| line.starts_with(&self.device())))
+    }
+
+    /// Pages written to the disk since boot.
+    pub fn pages_written(&self) -> Result<u64> {
+        let path = format!("/sys/block/{}/stat", self.disk);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        // Documentation/block/stat.rst of the kernel: the seventh number counts sectors written.
+        let sectors: u64 = text
+            .split_whitespace()
+            .nth(6)
+            .and_then(|word| word.parse().ok())
+            .with_context(|| format!("{path} says {text:?}"))?;
+        Ok(sectors / 8)
+    }
+}
+
+/// Switches every area off.
+pub fn all_off() -> Result<()> {
+    let swaps = fs::read_to_string("/proc/swaps").context("reading /proc/swaps")?;
+    for line in swaps.lines().skip(1) {
+        if let Some(device) = line.split_whitespace().next() {
+            program::run(None, &["/usr/sbin/swapoff", device])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The pattern program as a scenario drives it: one order, one answer.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use anyhow::{ensure, Context, Result};
+
+use super::cgroup::Cgroup;
+use super::program;
+use crate::pattern::{Answer, Spec};
+use crate::SELF;
+
+/// A running pattern program; it dies with the value.
+pub struct Filler {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// Wrong bytes found so far.
+    pub wrong: u64,
+}
+
+impl Filler {
+    /// Starts it in a cgroup.
+    pub fn start(cgroup: &Cgroup, spec: Spec) -> Result<Self> {
+        let mut command = program::command(Some(cgroup), false, SELF);
+        command.arg("pattern").args(spec.arguments());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting the pattern program")?;
+        let orders = child.stdin.take().context("the pattern program has no input")?;
+        let answers = child.stdout.take().context("the pattern program has no output")?;
+        Ok(Self { child, orders, answers: BufReader::new(answers), wrong: 0 })
+    }
+
+    /// Gives an order and does not wait.
+    pub fn order(&mut self, order: &str) -> Result<()> {
+        writeln!(self.orders, "{order}").with_context(|| format!("ordering {order}"))
+    }
+
+    /// Waits for the answer to the last order.
+    pub fn answer(&mut self) -> Result<Answer> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("reading from the pattern program")?;
+        if line.is_empty() {
+            let status = self.child.wait().context("waiting for the pattern program")?;
+            anyhow::bail!("the pattern program ended: {status}");
+        }
+        let answer: Answer = serde_json::from_str(&line).with_context(|| line.clone())?;
+        self.wrong += answer.wrong;
+        Ok(answer)
+    }
+
+    /// One order, its answer.
+    pub fn perform(&mut self, order: &str) -> Result<Answer> {
+        self.order(order)?;
+        self.answer().with_context(|| format!("pattern program: {order}"))
+    }
+
+    /// Writes every page.
+    pub fn fill(&mut self) -> Result<Answer> {
+        self.perform("fill")
+    }
+
+    /// Reads every page; a wrong byte is an error.
+    pub fn verify(&mut self) -> Result<Answer> {
+        self.expect_right("verify")
+    }
+
+    /// An order after which nothing may be wrong.
+    pub fn expect_right(&mut self, order: &str) -> Result<Answer> {
+        let answer = self.perform(order)?;
+        ensure!(answer.wrong == 0, "{order}: {} bytes are wrong", answer.wrong);
+        Ok(answer)
+    }
+
+    /// Lets it end by itself.
+    pub fn end(mut self) -> Result<()> {
+        self.order("end")?;
+        let status = self.child.wait().context("waiting for the pattern program")?;
+        ensure!(status.success(), "the pattern program: {status}");
+        Ok(())
+    }
+
+    /// Kills it, as the OOM killer would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("killing the pattern program")?;
+        self.child.wait().context("waiting for the pattern program").map(drop)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        // Already ended or not: neither is an error here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

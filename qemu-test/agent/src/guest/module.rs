@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Kernel modules in the guest: drivers at boot, and memsrv.ko with its statistics.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+
+/// The module under test.
+pub const FILE: &str = "/memsrv.ko";
+const STATS: &str = "/sys/kernel/debug/memsrv/stats";
+/// include/uapi/linux/module.h of the kernel: the file is compressed, the kernel unpacks it.
+const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
+
+/// Loads a module file with parameters.
+pub fn load_file(path: &str, parameters: &str) -> Result<()> {
+    insert(path, parameters)?.with_context(|| format!("finit_module of {path} {parameters}"))
+}
+
+fn insert(path: &str, parameters: &str) -> Result<Result<(), Errno>> {
+    let file = File::open(path).with_context(|| format!("opening {path}"))?;
+    let compressed = ["xz", "zst", "gz"].iter().any(|&end| {
+        Path::new(path).extension().is_some_and(|extension| extension == end)
+    });
+    let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    let parameters = CString::new(parameters).context("a module parameter with a zero byte")?;
+    Ok(match rustix::system::finit_module(&file, &parameters, flags) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    })
+}
+
+/// insmod memsrv.ko: the errno if the kernel refuses it.
+pub fn insmod(parameters: &str) -> Result<Result<(), Errno>> {
+    insert(FILE, parameters)
+}
+
+/// rmmod memsrv: the errno if the kernel refuses it (EAGAIN: in use).
+pub fn rmmod() -> Result<(), Errno> {
+    rustix::system::delete_module(c"memsrv", libc::O_NONBLOCK)
+}
+
+/// Whether memsrv is loaded.
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module/memsrv").exists()
+}
+
+/// The module's statistics, by key.
+pub fn stats() -> Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string(STATS).with_context(|| format!("reading {STATS}"))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once(char::is_whitespace)?;
+            Some((key.trim_end_matches(':').to_owned(), value.trim().parse().ok()?))
+        })
+        .collect())
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Without the module: shows that guest, disk, cgroups and the pattern program are what they should be.
+
+use anyhow::{ensure, Result};
+
+use crate::guest::{Guest, Swap};
+use crate::pattern::Spec;
+use crate::sys::Kind;
+
+/// Four times a cgroup's limit, all of it through the disk swap.
+pub fn swap(guest: &mut Guest) -> Result<()> {
+    let disk = Swap::on(0, 10)?;
+    let before = disk.pages_written()?;
+    let cgroup = guest.cgroup("plain", 16)?;
+    let mut filler =
+        guest.filler(&cgroup, Spec { kind: Kind::Small, pages: 16384, seed: 1, zero_every: 0 })?;
+    filler.fill()?;
+    filler.verify()?;
+    filler.expect_right("shuffled")?;
+    let written = disk.pages_written()? - before;
+    guest.figures.insert("disk_pages".to_owned(), written);
+    ensure!(written > 8000, "only {written} pages went to the disk");
+    filler.end()?;
+    disk.off().map(drop)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What the guest's kernel wrote on its console, and whether any of it is a complaint.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Words that a healthy kernel does not print.
+const COMPLAINTS: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops:",
+    "Call Trace:",
+    "blocked for more than",
+    "soft lockup",
+    "rcu: INFO: rcu_",
+    "Kernel panic",
+    "general protection fault",
+    "Read-error on swap-device",
+    "Write-error on swap-device",
+    "I/O error",
+    "Out of memory",
+    "bad page",
+    "list_add corruption",
+    "list_del corruption",
+    "scheduling while atomic",
+    "use-after-free",
+    "refcount_t:",
+];
+
+/// The console's log file.
+pub struct Console {
+    path: PathBuf,
+}
+
+impl Console {
+    /// A console whose output QEMU writes to `path`.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// How much there is so far.
+    pub fn length(&self) -> usize {
+        fs::metadata(&self.path).map_or(0, |data| usize::try_from(data.len()).unwrap_or(usize::MAX))
+    }
+
+    /// What came after the first `from` bytes.
+    pub fn text_from(&self, from: usize) -> String {
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
+    }
+
+    /// The complaints after the first `from` bytes, at most a few.
+    pub fn complaints_from(&self, from: usize) -> Vec<String> {
+        self.text_from(from)
+            .lines()
+            .filter(|line| is_complaint(line))
+            .take(8)
+            .map(|line| line.trim().to_owned())
+            .collect()
+    }
+}
+
+fn is_complaint(line: &str) -> bool {
+    COMPLAINTS.iter().any(|word| line.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_complaint;
+
+    #[test]
+    fn complaints_are_told_from_chatter() {
+        assert!(is_complaint("[    9.1] WARNING: CPU: 0 PID: 1 at mm/zswap.c:1 zswap_store"));
+        assert!(is_complaint("[    9.1] BUG: unable to handle page fault"));
+        assert!(is_complaint("[   99.1] INFO: task a:1 blocked for more than 120 seconds."));
+        assert!(!is_complaint("[    0.0] Command line: panic_on_warn=1 oops=panic"));
+        assert!(!is_complaint("[    0.0] memsrv: loading out-of-tree module taints kernel."));
+    }
+}

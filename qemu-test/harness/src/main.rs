@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Boots guests in QEMU and runs scenarios in them, with the memory server outside.
+//!
+//! Everything runs in a network namespace of its own, entered before anything else: its tap device and
+//! addresses vanish with the last process in it, however that ends, and two runs cannot meet. Children
+//! are killed by the kernel when this program dies (`setpriv --pdeathsig`).
+
+mod boot;
+mod console;
+mod demo;
+mod fake;
+mod initramfs;
+mod network;
+mod server;
+mod suite;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::tree::Tree;
+
+/// Boots guests in QEMU and runs scenarios in them.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows what the module is for: real programs in a small guest, on a server's RAM.
+    Demo {
+        /// When the demo began, in seconds since 1970: building counts too.
+        #[arg(long)]
+        since: Option<u64>,
+    },
+    /// Runs every scenario, or those whose name contains one of the words.
+    Test {
+        /// Words.
+        filter: Vec<String>,
+    },
+    /// Lists the scenarios.
+    List,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("qemu-test: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<bool> {
+    let tree = Tree::find()?;
+    if let Command::List = command {
+        for scenario in tree.scenarios()? {
+            println!("{:24} {}", scenario.name, scenario.about);
+        }
+        return Ok(true);
+    }
+    network::enter_own_namespace()?;
+    match command {
+        Command::Demo { since } => demo::run(&tree, since),
+        Command::Test { filter } => suite::run(&tree, &filter),
+        Command::List => Ok(true),
+    }
+}

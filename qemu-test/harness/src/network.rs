@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A network namespace of our own, and in it the tap device that the guest is behind.
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+use qemu_test_wire as wire;
+
+/// The tap device's name, inside the namespace.
+pub const TAP: &str = "tap0";
+const MARK: &str = "QEMU_TEST_INSIDE_NAMESPACE";
+
+/// Goes on in a new network namespace, with loopback and the tap device up.
+///
+/// It has no name and belongs to this process tree only: when the last process ends, so does it.
+pub fn enter_own_namespace() -> Result<()> {
+    if std::env::var_os(MARK).as_deref() != Some(OsStr::new(&std::process::id().to_string())) {
+        let own = std::env::current_exe().context("finding this program's own file")?;
+        // `unshare` executes us in its place, so the pid stays.
+        let error = Command::new("unshare")
+            .arg("--net")
+            .arg(own)
+            .args(std::env::args_os().skip(1))
+            .env(MARK, std::process::id().to_string())
+            .exec();
+        return Err(error).context("running unshare (of util-linux), which must be root");
+    }
+    let address = format!("{}/{}", wire::HOST_ADDRESS, wire::PREFIX);
+    ip(&["link", "set", "lo", "up"])?;
+    ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;
+    ip(&["address", "add", &address, "dev", TAP])?;
+    ip(&["link", "set", TAP, "up"])
+}
+
+/// Runs ip(8).
+pub fn ip(words: &[&str]) -> Result<()> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new("ip")
+        .args(words)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .output()
+        .context("running ip (of iproute2)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {}: {}", words.join(" "), said.trim());
+    Ok(())
+}
+
+/// Whether somebody listens on that port in this namespace: /proc/net/tcp, so that the listener sees
+/// no connection of ours.
+pub fn somebody_listens(port: u16) -> Result<bool> {
+    let mut found = false;
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        found |= text.lines().skip(1).any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let local = words.next().unwrap_or_default();
+            let state = words.nth(1).unwrap_or_default();
+            // 0A is TCP_LISTEN, include/net/tcp_states.h of the kernel.
+            state == "0A" && local.ends_with(&format!(":{port:04X}"))
+        });
+    }
+    Ok(found)
+}

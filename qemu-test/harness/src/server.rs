@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The memory server outside the guest, and what stands in its place in some scenarios.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use qemu_test_wire::{self as wire, Answer, Ask};
+use rustix::process::{kill_process, Pid, Signal};
+
+use crate::fake::FakeServer;
+use crate::network;
+use crate::tree::Tree;
+
+/// What answers at the server's address during one scenario. All of it ends with the value.
+pub struct Outside<'a> {
+    tree: &'a Tree,
+    logs: PathBuf,
+    server: Option<Child>,
+    fake: Option<FakeServer>,
+    link_down: bool,
+}
+
+impl<'a> Outside<'a> {
+    /// Nothing yet; the server's log goes to `logs`.
+    pub fn new(tree: &'a Tree, logs: &Path) -> Self {
+        Self { tree, logs: logs.to_owned(), server: None, fake: None, link_down: false }
+    }
+
+    /// Does what the guest asks for.
+    pub fn answer(&mut self, ask: Ask) -> Answer {
+        match self.perform(ask) {
+            Ok(answer) => answer,
+            Err(error) => Answer::Failed(format!("{error:#}")),
+        }
+    }
+
+    fn perform(&mut self, ask: Ask) -> Result<Answer> {
+        match ask {
+            Ask::StartServer { capacity, arguments } => self.start(&capacity, &arguments)?,
+            Ask::StopServer => self.stop()?,
+            Ask::KillServer => {
+                let mut server = self.server.take().context("no server runs")?;
+                server.kill().context("killing memsrvd")?;
+                server.wait().context("waiting for memsrvd")?;
+            }
+            Ask::PauseServer => self.signal(Signal::STOP)?,
+            Ask::ResumeServer => self.signal(Signal::CONT)?,
+            Ask::ServerStatus => return self.status().map(Answer::Status),
+            Ask::FakeServer(kind) => {
+                self.fake = None;
+                self.fake = Some(FakeServer::start(kind)?);
+            }
+            Ask::Link { up } => {
+                network::ip(&["link", "set", network::TAP, if up { "up" } else { "down" }])?;
+                self.link_down = !up;
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn start(&mut self, capacity: &str, arguments: &[String]) -> Result<()> {
+        ensure!(self.server.is_none(), "a server runs already");
+        self.fake = None;
+        let log_path = self.logs.join("memsrvd.log");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("opening {}", log_path.display()))?;
+        let listen = format!("{}:{}", wire::HOST_ADDRESS, wire::SERVER_PORT);
+        let mut server = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(self.tree.file("memsrvd")?)
+            .args(["--listen", &listen, "--capacity", capacity])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting memsrvd by setpriv")?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !network::somebody_listens(wire::SERVER_PORT)? {
+            if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
+                bail!("memsrvd ended at once: {status}; see {}", self.tree.short(&log_path));
+            }
+            if Instant::now() > deadline {
+                let _ = server.kill();
+                let _ = server.wait();
+                bail!("memsrvd did not listen within 60 s; see {}", self.tree.short(&log_path));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let server = self.server.as_ref().context("no server runs")?;
+        let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.context("memsrvd has no pid")?;
+        kill_process(pid, signal).with_context(|| format!("sending {signal:?} to memsrvd"))
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let mut server = self.server.take().context("no server runs")?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
+                ensure!(status.success(), "memsrvd ended with {status} after SIGTERM");
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let _ = server.kill();
+                let _ = server.wait();
+                bail!("memsrvd did not end within 30 s of SIGTERM");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn status(&self) -> Result<serde_json::Value> {
+        let address = format!("{}:{}", wire::HOST_ADDRESS, wire::SERVER_PORT);
+        let output = Command::new(self.tree.file("memsrvctl")?)
+            .args(["status", "--server", &address, "--json"])
+            .output()
+            .context("running memsrvctl")?;
+        ensure!(
+            output.status.success(),
+            "memsrvctl status: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        serde_json::from_slice(&output.stdout).context("what memsrvctl status --json printed")
+    }
+}
+
+impl Drop for Outside<'_> {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            // Already ended is no error here.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        if self.link_down {
+            let _ = network::ip(&["link", "set", network::TAP, "up"]);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Runs scenarios: those with equal needs share a boot, and a crash costs only the one that crashed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use qemu_test_wire::{Machine, Outcome, Row, Scenario, ToGuest, ToHost};
+
+use crate::boot::{tail, Event, Guest};
+use crate::initramfs;
+use crate::server::Outside;
+use crate::tree::Tree;
+
+/// TAINT_OOT_MODULE and TAINT_UNSIGNED_MODULE, include/linux/panic.h of the kernel.
+const MODULE_TAINT: u64 = 1 << 12 | 1 << 13;
+
+/// How a scenario ended.
+pub struct Verdict {
+    /// Why it failed; none if it passed.
+    pub error: Option<String>,
+    /// What it measured.
+    pub figures: BTreeMap<String, u64>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether the guest can run another.
+    pub usable: bool,
+}
+
+/// Who sees what a scenario says while it runs.
+pub trait Audience {
+    /// What is going on.
+    fn note(&mut self, text: &str);
+    /// A line of the table.
+    fn row(&mut self, row: &Row);
+}
+
+struct Nobody;
+
+impl Audience for Nobody {
+    fn note(&mut self, _: &str) {}
+    fn row(&mut self, _: &Row) {}
+}
+
+/// Runs all scenarios, or those whose name contains one of `filter`.
+pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
+    let chosen: Vec<Scenario> = tree
+        .scenarios()?
+        .into_iter()
+        .filter(|scenario| match filter {
+            [] => scenario.in_test,
+            words => words.iter().any(|word| scenario.name.contains(word)),
+        })
+        .collect();
+    ensure!(!chosen.is_empty(), "no scenario's name contains {}", filter.join(" or "));
+    let mut groups: BTreeMap<Machine, Vec<Scenario>> = BTreeMap::new();
+    for scenario in chosen {
+        groups.entry(scenario.machine.clone()).or_default().push(scenario);
+    }
+    let mut suite = Suite { tree, boots: 0, passed: 0, failed: Vec::new() };
+    let started = Instant::now();
+    for (machine, scenarios) in &groups {
+        suite.group(machine, scenarios)?;
+    }
+    println!(
+        "guests: {} passed, {} failed, {} boots, {} s",
+        suite.passed,
+        suite.failed.len(),
+        suite.boots,
+        started.elapsed().as_secs()
+    );
+    for name in &suite.failed {
+        println!("  failed: {name} (build/test-logs/{name}/)");
+    }
+    let summary = format!("{} {}\n", suite.passed, suite.failed.len());
+    let path = tree.log_root().join("guest-summary");
+    fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;
+    Ok(suite.failed.is_empty())
+}
+
+struct Suite<'a> {
+    tree: &'a Tree,
+    boots: u32,
+    passed: u32,
+    failed: Vec<String>,
+}
+
+impl Suite<'_> {
+    fn group(&mut self, machine: &Machine, scenarios: &[Scenario]) -> Result<()> {
+        let mut guest: Option<Guest> = None;
+        for scenario in scenarios {
+            let booted = match guest.take() {
+                Some(guest) => Ok(guest),
+                None => self.boot(machine),
+            };
+            let logs = self.tree.logs(&scenario.name)?;
+            let verdict = match booted {
+                Ok(mut running) => {
+                    let verdict = run_one(self.tree, &mut running, scenario, &logs, &mut Nobody)?;
+                    guest = Some(running).filter(|_| verdict.usable);
+                    verdict
+                }
+                Err(error) => Verdict {
+                    error: Some(format!("the guest did not boot: {error:#}")),
+                    figures: BTreeMap::new(),
+                    seconds: 0.0,
+                    usable: false,
+                },
+            };
+            self.report(scenario, &verdict, &logs)?;
+        }
+        if let Some(guest) = guest {
+            if let Err(error) = guest.power_off() {
+                println!("       {error:#}");
+                self.failed.push(format!("boot-{}", self.boots));
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&mut self, machine: &Machine) -> Result<Guest> {
+        self.boots += 1;
+        let started = Instant::now();
+        let guest = boot(self.tree, machine, &format!("boot-{}", self.boots))?;
+        println!(
+            "{:5.1}s boot {}: {} MiB, {} processors, swap {:?} MiB",
+            started.elapsed().as_secs_f64(),
+            self.boots,
+            machine.memory_mib,
+            machine.cpus,
+            machine.swap_mib
+        );
+        Ok(guest)
+    }
+
+    fn report(&mut self, scenario: &Scenario, verdict: &Verdict, logs: &Path) -> Result<()> {
+        let word = if verdict.error.is_some() { "FAIL" } else { "ok  " };
+        println!("{:5.1}s {word} {:24} {}", verdict.seconds, scenario.name, scenario.about);
+        let figures = serde_json::to_string(&verdict.figures)?;
+        let mut result = format!("{word}\nseconds {:.1}\nfigures {figures}\n", verdict.seconds);
+        match &verdict.error {
+            None => self.passed += 1,
+            Some(error) => {
+                for line in error.lines() {
+                    println!("            {line}");
+                }
+                result.push_str(error);
+                result.push('\n');
+                self.failed.push(scenario.name.clone());
+            }
+        }
+        fs::write(logs.join("result"), result).context("writing a result")
+    }
+}
+
+/// Boots a machine, its logs in `build/test-logs/NAME/`.
+pub fn boot(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
+    let logs = tree.logs(name)?;
+    let archive = logs.join("initramfs.cpio");
+    initramfs::write(tree, &archive)?;
+    let guest = Guest::boot(tree, machine, &archive, &logs);
+    // QEMU has read it by the time the agent speaks.
+    let _ = fs::remove_file(&archive);
+    guest
+}
+
+/// Runs one scenario in a running guest.
+pub fn run_one(
+    tree: &Tree,
+    guest: &mut Guest,
+    scenario: &Scenario,
+    logs: &Path,
+    audience: &mut impl Audience,
+) -> Result<Verdict> {
+    let started = Instant::now();
+    let console_start = guest.console.length();
+    let ended = talk(tree, guest, scenario, logs, audience)?;
+    let complaints = guest.console.complaints_from(console_start);
+    let text = guest.console.text_from(console_start);
+    fs::write(logs.join("console.log"), &text).context("writing a console log")?;
+    let mut verdict = Verdict {
+        error: None,
+        figures: BTreeMap::new(),
+        seconds: started.elapsed().as_secs_f64(),
+        usable: false,
+    };
+    let mut errors = Vec::new();
+    match ended {
+        Ok(outcome) => {
+            verdict.usable = outcome.clean && complaints.is_empty();
+            errors.extend(outcome.error);
+            errors.extend(wrong_taint(scenario, outcome.taint));
+            verdict.figures = outcome.figures;
+        }
+        Err(why) => errors.push(format!("{why}; the console's end:\n{}", tail(&text, 12))),
+    }
+    if !complaints.is_empty() {
+        errors.push(format!("the kernel complained:\n{}", complaints.join("\n")));
+    }
+    verdict.error = Some(errors.join("\n")).filter(|text| !text.is_empty());
+    Ok(verdict)
+}
+
+/// The taint that the module leaves, and no other.
+fn wrong_taint(scenario: &Scenario, taint: u64) -> Option<String> {
+    let missing = scenario.module && taint & MODULE_TAINT != MODULE_TAINT;
+    (missing || taint & !MODULE_TAINT != 0)
+        .then(|| format!("the kernel's taint is {taint:#x}, not the module's {MODULE_TAINT:#x}"))
+}
+
+/// The conversation; an inner error is the guest's failure, an outer one ours.
+fn talk(
+    tree: &Tree,
+    guest: &mut Guest,
+    scenario: &Scenario,
+    logs: &Path,
+    audience: &mut impl Audience,
+) -> Result<std::result::Result<Outcome, String>> {
+    let mut outside = Outside::new(tree, logs);
+    let deadline = Instant::now() + Duration::from_secs(scenario.limit_s);
+    let mut last = "its start".to_owned();
+    guest.send(&ToGuest::Run(scenario.name.clone()))?;
+    loop {
+        match guest.next(deadline) {
+            Event::Message(ToHost::Note(text)) => {
+                audience.note(&text);
+                last = text;
+            }
+            Event::Message(ToHost::Row(row)) => audience.row(&row),
+            Event::Message(ToHost::Ask(ask)) => {
+                last = format!("{ask:?}");
+                let answer = outside.answer(ask);
+                guest.send(&ToGuest::Answer(answer))?;
+            }
+            Event::Message(ToHost::Done(outcome)) if outcome.name == scenario.name => {
+                return Ok(Ok(outcome));
+            }
+            Event::Message(other) => return Ok(Err(format!("the guest said {other:?}"))),
+            Event::Gone(why) => return Ok(Err(format!("the guest ended after {last}: {why}"))),
+            Event::Silence => {
+                let limit = scenario.limit_s;
+                return Ok(Err(format!("no result within {limit} s; the last was {last}")));
+            }
+        }
+    }
+}

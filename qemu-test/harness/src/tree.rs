@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Where things are: the source tree's build directory, found from this program's own place in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+use qemu_test_wire::Scenario;
+
+/// The build directory of the source tree.
+pub struct Tree {
+    build: PathBuf,
+}
+
+impl Tree {
+    /// `build/` is where this program stands.
+    pub fn find() -> Result<Self> {
+        let own = std::env::current_exe().context("finding this program's own file")?;
+        let build = own.parent().context("this program stands in no directory")?.to_owned();
+        ensure!(
+            build.join("kernel").exists(),
+            "{} holds no test kernel; run `make demo` or `make test`, which prepare it",
+            build.display()
+        );
+        Ok(Self { build })
+    }
+
+    /// A file in build/.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.build.join(name);
+        ensure!(path.exists(), "{} is not there; run `make` first", path.display());
+        Ok(path)
+    }
+
+    /// A file in build/ that may be missing.
+    pub fn optional(&self, name: &str) -> Option<PathBuf> {
+        Some(self.build.join(name)).filter(|path| path.exists())
+    }
+
+    /// An empty directory for logs; `name` may have several parts.
+    pub fn logs(&self, name: &str) -> Result<PathBuf> {
+        let path = self.build.join("test-logs").join(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("emptying {}", path.display()))?;
+        }
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The directory of all logs.
+    pub fn log_root(&self) -> PathBuf {
+        self.build.join("test-logs")
+    }
+
+    /// The path as a person in the source tree would write it.
+    pub fn short(&self, path: &Path) -> String {
+        let top = self.build.parent().unwrap_or(&self.build);
+        path.strip_prefix(top).unwrap_or(path).display().to_string()
+    }
+
+    /// The agent's table.
+    pub fn scenarios(&self) -> Result<Vec<Scenario>> {
+        let agent = self.file("qemu-test-agent")?;
+        let output = Command::new(&agent)
+            .arg("list")
+            .output()
+            .with_context(|| format!("running {}", agent.display()))?;
+        ensure!(output.status.success(), "{} list: {}", agent.display(), output.status);
+        serde_json::from_slice(&output.stdout).context("the agent's list of scenarios")
+    }
+}
