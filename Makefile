@@ -89,8 +89,13 @@ demo: ## a guest of 256 MB runs programs of several times that on a server's RAM
 test: guest-ready ## every test; last line: N passed, N failed
 	@$(ENV)/as-root $(ENV)/run-tests.sh $(FILTER)
 
+check: MAKE_IN = $(ROOT) make
 check: prepare-build ## the cheap gates: formatting, lints, documentation
 	$(STEP) 'rustfmt --check' -- $(ROOT) env -C userspace-server cargo fmt --all --check
+	$(STEP) 'rustfmt --check of the module' -- $(ROOT) rustfmt --edition 2021 --check drivers/memsrv/memsrv_main.rs
+	@mkdir -p $(B)/module-clippy
+	$(STEP) "clippy of the module, with the kernel's lints" -- $(call module,$$(readlink -f $(B)/kernel/build),module-clippy) \
+		CLIPPY=1 KRUSTFLAGS=-Dwarnings
 	$(STEP) 'clippy' -- $(ROOT) env -C userspace-server cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(STEP) 'rustdoc' -- $(ROOT) env -C userspace-server RUSTDOCFLAGS='-D warnings' \
 		cargo doc --locked --workspace --no-deps --document-private-items

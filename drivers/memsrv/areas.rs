@@ -148,7 +148,9 @@ impl Areas {
             let _ = area.populate(chunks);
         }
         let chunks = area.as_ref().ok_or(ENOMEM)?;
-        let last = at.chunk.saturating_add(slots.saturating_sub(1) / CHUNK_SLOTS);
+        let last = at
+            .chunk
+            .saturating_add(slots.saturating_sub(1) / CHUNK_SLOTS);
         for number in at.chunk..=last.min(AREA_CHUNKS - 1) {
             let chunk = chunks.get(usize::try_from(number)?).ok_or(ERANGE)?;
             if chunk.as_ref().is_none() {

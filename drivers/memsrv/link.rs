@@ -13,7 +13,7 @@
 //! the pool's free list. Above all of them may stand the swap cluster's lock and whatever a task in
 //! reclaim holds, which is why the hooks only ever *try* `tx`. Nothing ends a folio under `state`.
 
-use super::engine::{LoadSlot, OpSlot, Stream, StoreError, FREE_LIMIT};
+use super::engine::{LoadSlot, OpSlot, StoreError, Stream, FREE_LIMIT};
 use super::platform::{
     folio::{LoadingFolio, StoringFolio},
     sys,
@@ -29,7 +29,13 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        new_condvar, new_mutex, new_spinlock_irq, Arc, CondVar, Mutex, SpinLockIrq, //
+        new_condvar,
+        new_mutex,
+        new_spinlock_irq,
+        Arc,
+        CondVar,
+        Mutex,
+        SpinLockIrq, //
     }, //
 };
 
@@ -188,13 +194,9 @@ impl Link {
                     number
                 });
                 state.table.add_copy(number, lead);
-                let asked = state
-                    .stream
-                    .store(Slot(slot), crc, number, sys::now_ms());
+                let asked = state.stream.store(Slot(slot), crc, number, sys::now_ms());
                 if asked.is_err() {
-                    state
-                        .table
-                        .end_copy(number, Err(StoreError::Expired), pool);
+                    state.table.end_copy(number, Err(StoreError::Expired), pool);
                 }
                 state.stream.queued()
             });
@@ -230,7 +232,10 @@ impl Link {
         drop(state);
         if let Some(entry) = refused {
             // The engine's table is as large as ours, and `holds` looked at the run: not reached.
-            ratelimited!(pr_err, "a load of {pages} pages at slot {slot:#x} was not taken\n");
+            ratelimited!(
+                pr_err,
+                "a load of {pages} pages at slot {slot:#x} was not taken\n"
+            );
             entry.folio.done(false, false);
             return;
         }

@@ -79,7 +79,10 @@ impl kernel::Module for Memsrv {
         let mut threads = KVec::new();
         for number in 0..shared.config.connections {
             let link = Link::new(shared.clone(), number)?;
-            threads.push(Thread::start(session::THREAD_NAME, link.clone())?, GFP_KERNEL)?;
+            threads.push(
+                Thread::start(session::THREAD_NAME, link.clone())?,
+                GFP_KERNEL,
+            )?;
             // One after the other: the first opens the session that the others join, and says what
             // is wrong for all.
             if let Err(error) = link.wait_first() {
@@ -98,9 +101,13 @@ impl kernel::Module for Memsrv {
             }
         };
         let stats = KBox::pin_init(
-            debugfs::Scope::dir(Report::new(shared.clone(), links), c"memsrv", |report, dir| {
-                dir.read_callback_file(c"stats", report, &Report::write);
-            }),
+            debugfs::Scope::dir(
+                Report::new(shared.clone(), links),
+                c"memsrv",
+                |report, dir| {
+                    dir.read_callback_file(c"stats", report, &Report::write);
+                },
+            ),
             GFP_KERNEL,
         )?;
         client.accept(true);

@@ -11,7 +11,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Relaxed},
-        new_spinlock_irq, SpinLockIrq, //
+        new_spinlock_irq,
+        SpinLockIrq, //
     }, //
 };
 

@@ -91,7 +91,11 @@ impl Link {
                 Ok(None) => {}
                 Ok(Some(event)) => self.event(rx, event)?,
                 Err(error) => {
-                    ratelimited!(pr_err, "link {}: the server broke the protocol: {error:?}\n", self.number);
+                    ratelimited!(
+                        pr_err,
+                        "link {}: the server broke the protocol: {error:?}\n",
+                        self.number
+                    );
                     return Err(EPROTO);
                 }
             }
@@ -125,7 +129,11 @@ impl Link {
                 Err(fault) => fault,
             },
         };
-        ratelimited!(pr_err, "link {}: the server broke the protocol: {fault:?}\n", self.number);
+        ratelimited!(
+            pr_err,
+            "link {}: the server broke the protocol: {fault:?}\n",
+            self.number
+        );
         Err(EPROTO)
     }
 
@@ -143,7 +151,11 @@ impl Link {
         if !good {
             ratelimited!(pr_err, "slot {slot:#x} came back damaged (checksum)\n");
         }
-        let result = if good { Ok(()) } else { Err(LoadError::Checksum) };
+        let result = if good {
+            Ok(())
+        } else {
+            Err(LoadError::Checksum)
+        };
         self.change(|state| {
             state.table.give_back(filling.number, filling.entry);
             if let Some(completion) = state.stream.page_done(tag, result)? {
@@ -228,7 +240,9 @@ impl Ended {
                     if result.is_ok() {
                         sys::count_in(u32::from(entry.pages));
                     } else {
-                        ratelimited!(pr_err, "a page could not be read back ({result:?}): slot {:#x}\n",
+                        ratelimited!(
+                            pr_err,
+                            "a page could not be read back ({result:?}): slot {:#x}\n",
                             entry.folio.slot()
                         );
                     }
@@ -245,7 +259,10 @@ impl Ended {
                     } else if let Some(status) = group.status() {
                         ratelimited!(pr_err, "a store was refused: {}\n", status.as_str());
                     } else if group.failed == Some(StoreError::Expired) {
-                        ratelimited!(pr_warn, "a store had no answer in time; its page stays in RAM\n");
+                        ratelimited!(
+                            pr_warn,
+                            "a store had no answer in time; its page stays in RAM\n"
+                        );
                     }
                     // The bits first: the folio may be stored anew as soon as its writeback ends.
                     if link.shared.areas.clear(group.slot, group.pages) {

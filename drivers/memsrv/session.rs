@@ -19,9 +19,7 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{
-    Hello, HelloError, Message, Sender, Status, Welcome, HEADER_LEN, VERSION,
-};
+use super::protocol::{Hello, HelloError, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -265,7 +263,11 @@ impl Link {
         }
         drop(tx);
         if self.first.load(Relaxed) != 1 {
-            pr_info!("link {}: connected to {} again\n", self.number, config.server);
+            pr_info!(
+                "link {}: connected to {} again\n",
+                self.number,
+                config.server
+            );
             self.reconnects.fetch_add(1u64, Relaxed);
         }
         self.bell.ring(event::SEND | event::FREE);
@@ -355,8 +357,7 @@ impl Link {
             let table = core::cell::RefCell::new(table);
             stream.expire_loads(
                 |&number, since| {
-                    table.borrow().is_patient(number)
-                        || now.saturating_sub(since) < config.hold_ms
+                    table.borrow().is_patient(number) || now.saturating_sub(since) < config.hold_ms
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );
@@ -368,7 +369,10 @@ impl Link {
         let slots = self.wanted_slots.xchg(0, kernel::sync::atomic::Full);
         if let Some(slot) = wanted.checked_sub(1) {
             if let Err(error) = self.shared.areas.make(slot, slots.max(1)) {
-                ratelimited!(pr_warn, "no memory for the bitmap of slot {slot:#x}: {error:?}\n");
+                ratelimited!(
+                    pr_warn,
+                    "no memory for the bitmap of slot {slot:#x}: {error:?}\n"
+                );
             }
         }
     }

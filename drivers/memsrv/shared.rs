@@ -12,7 +12,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        new_mutex, Mutex, //
+        new_mutex,
+        Mutex, //
     }, //
 };
 

@@ -25,7 +25,8 @@ use kernel::{
     str::CStr,
     sync::{
         atomic::{Acquire, Atomic, Release},
-        Arc, Srcu, //
+        Arc,
+        Srcu, //
     },
     types::Opaque, //
 };

@@ -106,8 +106,7 @@ impl Connection {
             iov_len: bytes.len(),
         };
         // SAFETY: The vector is of one slice, which is only read.
-        let sent =
-            unsafe { bindings::memsrv_sock_send(self.0, &mut vec, 1, bytes.len(), true) };
+        let sent = unsafe { bindings::memsrv_sock_send(self.0, &mut vec, 1, bytes.len(), true) };
         to_result(sent)?;
         if sent as usize == bytes.len() {
             Ok(())
@@ -119,9 +118,7 @@ impl Connection {
     /// Receives exactly as many bytes as fit into `buf`.
     pub(crate) fn receive_exact(&self, buf: &mut [u8]) -> Result {
         // SAFETY: The pointer and the length are one slice's.
-        let got = unsafe {
-            bindings::memsrv_sock_recv(self.0, buf.as_mut_ptr().cast(), buf.len())
-        };
+        let got = unsafe { bindings::memsrv_sock_recv(self.0, buf.as_mut_ptr().cast(), buf.len()) };
         match to_result(got) {
             Err(error) if error == EAGAIN => Err(ETIMEDOUT),
             Err(error) => Err(error),

@@ -59,7 +59,9 @@ impl Bell {
     /// takes the events.
     pub(crate) fn wait(&self, timeout_ms: u32) -> u32 {
         // SAFETY: The word lives as long as `self`.
-        unsafe { bindings::memsrv_wait(self.events.as_ptr().cast::<i32>().cast_const(), timeout_ms) };
+        unsafe {
+            bindings::memsrv_wait(self.events.as_ptr().cast::<i32>().cast_const(), timeout_ms)
+        };
         self.events.xchg(0, Full)
     }
 }

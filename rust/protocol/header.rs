@@ -77,27 +77,78 @@ impl Op {
 )]
 pub enum Message {
     Hello,
-    Store { seq: Seq, slot: Slot, crc: u32 },
-    Load { tag: Tag, slot: Slot, count: u16 },
-    Free { seq: Seq, slot: Slot, crc: u32 },
-    Ping { tag: Tag },
-    Stat { tag: Tag },
+    Store {
+        seq: Seq,
+        slot: Slot,
+        crc: u32,
+    },
+    Load {
+        tag: Tag,
+        slot: Slot,
+        count: u16,
+    },
+    Free {
+        seq: Seq,
+        slot: Slot,
+        crc: u32,
+    },
+    Ping {
+        tag: Tag,
+    },
+    Stat {
+        tag: Tag,
+    },
     Bye,
     Welcome,
-    Refused { status: Status, len: u32 },
-    Page { tag: Tag, slot: Slot, crc: u32 },
-    NoPage { tag: Tag, slot: Slot, status: Status },
-    Ack { seq: Seq },
-    Nak { seq: Seq, status: Status },
-    Pong { tag: Tag },
-    Stats { tag: Tag, len: u32 },
-    Notice { status: Status, len: u32 },
-    Unknown { tag: Tag, op: Op },
+    Refused {
+        status: Status,
+        len: u32,
+    },
+    Page {
+        tag: Tag,
+        slot: Slot,
+        crc: u32,
+    },
+    NoPage {
+        tag: Tag,
+        slot: Slot,
+        status: Status,
+    },
+    Ack {
+        seq: Seq,
+    },
+    Nak {
+        seq: Seq,
+        status: Status,
+    },
+    Pong {
+        tag: Tag,
+    },
+    Stats {
+        tag: Tag,
+        len: u32,
+    },
+    Notice {
+        status: Status,
+        len: u32,
+    },
+    Unknown {
+        tag: Tag,
+        op: Op,
+    },
     /// An operation that this version does not know: skip `len` bytes; a server answers UNKNOWN.
-    Strange { tag: Tag, op: Op, len: u32 },
+    Strange {
+        tag: Tag,
+        op: Op,
+        len: u32,
+    },
 }
 
 /// A header that breaks the protocol. The stream cannot be followed past it: close the connection.
+#[allow(
+    clippy::enum_variant_names,
+    reason = "what is bad about it is what an error says"
+)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WireError {
     /// The payload's length is not what the operation has, or above the limit.
@@ -142,7 +193,15 @@ pub struct Header {
 
 impl Header {
     const fn new(op: Op) -> Header {
-        Header { op, count: 0, len: 0, id: 0, slot: 0, aux: 0, crc: 0 }
+        Header {
+            op,
+            count: 0,
+            len: 0,
+            id: 0,
+            slot: 0,
+            aux: 0,
+            crc: 0,
+        }
     }
 
     /// The bytes on the wire.
@@ -195,42 +254,94 @@ impl Message {
     fn header(&self) -> Header {
         let new = Header::new;
         match *self {
-            Message::Hello => Header { len: HELLO_LEN, ..new(Op::HELLO) },
-            Message::Store { seq, slot, crc } => {
-                Header { len: PAGE_LEN, id: seq.0, slot: slot.0, crc, ..new(Op::STORE) }
-            }
-            Message::Load { tag, slot, count } => {
-                Header { count, id: tag.0, slot: slot.0, ..new(Op::LOAD) }
-            }
-            Message::Free { seq, slot, crc } => {
-                Header { len: FREE_LEN, id: seq.0, slot: slot.0, crc, ..new(Op::FREE) }
-            }
-            Message::Ping { tag } => Header { id: tag.0, ..new(Op::PING) },
-            Message::Stat { tag } => Header { id: tag.0, ..new(Op::STAT) },
+            Message::Hello => Header {
+                len: HELLO_LEN,
+                ..new(Op::HELLO)
+            },
+            Message::Store { seq, slot, crc } => Header {
+                len: PAGE_LEN,
+                id: seq.0,
+                slot: slot.0,
+                crc,
+                ..new(Op::STORE)
+            },
+            Message::Load { tag, slot, count } => Header {
+                count,
+                id: tag.0,
+                slot: slot.0,
+                ..new(Op::LOAD)
+            },
+            Message::Free { seq, slot, crc } => Header {
+                len: FREE_LEN,
+                id: seq.0,
+                slot: slot.0,
+                crc,
+                ..new(Op::FREE)
+            },
+            Message::Ping { tag } => Header {
+                id: tag.0,
+                ..new(Op::PING)
+            },
+            Message::Stat { tag } => Header {
+                id: tag.0,
+                ..new(Op::STAT)
+            },
             Message::Bye => new(Op::BYE),
-            Message::Welcome => Header { len: WELCOME_LEN, ..new(Op::WELCOME) },
-            Message::Refused { status, len } => {
-                Header { len, aux: status.code(), ..new(Op::REFUSED) }
-            }
-            Message::Page { tag, slot, crc } => {
-                Header { len: PAGE_LEN, id: tag.0, slot: slot.0, crc, ..new(Op::PAGE) }
-            }
-            Message::NoPage { tag, slot, status } => {
-                Header { id: tag.0, slot: slot.0, aux: status.code(), ..new(Op::NOPAGE) }
-            }
-            Message::Ack { seq } => Header { id: seq.0, ..new(Op::ACK) },
-            Message::Nak { seq, status } => {
-                Header { id: seq.0, aux: status.code(), ..new(Op::NAK) }
-            }
-            Message::Pong { tag } => Header { id: tag.0, ..new(Op::PONG) },
-            Message::Stats { tag, len } => Header { len, id: tag.0, ..new(Op::STATS) },
-            Message::Notice { status, len } => {
-                Header { len, aux: status.code(), ..new(Op::NOTICE) }
-            }
-            Message::Unknown { tag, op } => {
-                Header { id: tag.0, aux: u32::from(op.0), ..new(Op::UNKNOWN) }
-            }
-            Message::Strange { tag, op, len } => Header { len, id: tag.0, ..new(op) },
+            Message::Welcome => Header {
+                len: WELCOME_LEN,
+                ..new(Op::WELCOME)
+            },
+            Message::Refused { status, len } => Header {
+                len,
+                aux: status.code(),
+                ..new(Op::REFUSED)
+            },
+            Message::Page { tag, slot, crc } => Header {
+                len: PAGE_LEN,
+                id: tag.0,
+                slot: slot.0,
+                crc,
+                ..new(Op::PAGE)
+            },
+            Message::NoPage { tag, slot, status } => Header {
+                id: tag.0,
+                slot: slot.0,
+                aux: status.code(),
+                ..new(Op::NOPAGE)
+            },
+            Message::Ack { seq } => Header {
+                id: seq.0,
+                ..new(Op::ACK)
+            },
+            Message::Nak { seq, status } => Header {
+                id: seq.0,
+                aux: status.code(),
+                ..new(Op::NAK)
+            },
+            Message::Pong { tag } => Header {
+                id: tag.0,
+                ..new(Op::PONG)
+            },
+            Message::Stats { tag, len } => Header {
+                len,
+                id: tag.0,
+                ..new(Op::STATS)
+            },
+            Message::Notice { status, len } => Header {
+                len,
+                aux: status.code(),
+                ..new(Op::NOTICE)
+            },
+            Message::Unknown { tag, op } => Header {
+                id: tag.0,
+                aux: u32::from(op.0),
+                ..new(Op::UNKNOWN)
+            },
+            Message::Strange { tag, op, len } => Header {
+                len,
+                id: tag.0,
+                ..new(op)
+            },
         }
     }
 
@@ -247,15 +358,31 @@ impl Message {
         let status = Status::from_code(h.aux);
         let known = match (from, h.op) {
             (Sender::Client, Op::HELLO) => Message::Hello,
-            (Sender::Client, Op::STORE) => Message::Store { seq, slot, crc: h.crc },
-            (Sender::Client, Op::LOAD) => Message::Load { tag, slot, count: h.count },
-            (Sender::Client, Op::FREE) => Message::Free { seq, slot, crc: h.crc },
+            (Sender::Client, Op::STORE) => Message::Store {
+                seq,
+                slot,
+                crc: h.crc,
+            },
+            (Sender::Client, Op::LOAD) => Message::Load {
+                tag,
+                slot,
+                count: h.count,
+            },
+            (Sender::Client, Op::FREE) => Message::Free {
+                seq,
+                slot,
+                crc: h.crc,
+            },
             (Sender::Client, Op::PING) => Message::Ping { tag },
             (Sender::Client, Op::STAT) => Message::Stat { tag },
             (Sender::Client, Op::BYE) => Message::Bye,
             (Sender::Server, Op::WELCOME) => Message::Welcome,
             (Sender::Server, Op::REFUSED) => Message::Refused { status, len: h.len },
-            (Sender::Server, Op::PAGE) => Message::Page { tag, slot, crc: h.crc },
+            (Sender::Server, Op::PAGE) => Message::Page {
+                tag,
+                slot,
+                crc: h.crc,
+            },
             (Sender::Server, Op::NOPAGE) => Message::NoPage { tag, slot, status },
             (Sender::Server, Op::ACK) => Message::Ack { seq },
             (Sender::Server, Op::NAK) => Message::Nak { seq, status },
@@ -264,9 +391,16 @@ impl Message {
             (Sender::Server, Op::NOTICE) => Message::Notice { status, len: h.len },
             (Sender::Server, Op::UNKNOWN) => {
                 let [low, high, ..] = h.aux.to_le_bytes();
-                Message::Unknown { tag, op: Op(u16::from_le_bytes([low, high])) }
+                Message::Unknown {
+                    tag,
+                    op: Op(u16::from_le_bytes([low, high])),
+                }
             }
-            (_, op) => Message::Strange { tag, op, len: h.len },
+            (_, op) => Message::Strange {
+                tag,
+                op,
+                len: h.len,
+            },
         };
         known.check(&h)
     }
@@ -274,7 +408,10 @@ impl Message {
     /// Gives the message back if the header it came from keeps the operation's rules.
     fn check(self, h: &Header) -> Result<Message, WireError> {
         if h.len != self.payload_len() || h.len > MAX_PAYLOAD {
-            return Err(WireError::BadLength { op: h.op, len: h.len });
+            return Err(WireError::BadLength {
+                op: h.op,
+                len: h.len,
+            });
         }
         match self {
             Message::Load { slot, count, .. } if !slot.run_fits(count) => {

@@ -172,7 +172,10 @@ impl Hello {
             return Err(HelloError::PageSize);
         }
         let name = |bytes: &[u8], len: u8| {
-            bytes.get(..usize::from(len)).and_then(Name::new).ok_or(HelloError::Name)
+            bytes
+                .get(..usize::from(len))
+                .and_then(Name::new)
+                .ok_or(HelloError::Name)
         };
         Ok(Hello {
             version_min,
