@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What can go wrong, in one line each, with an exit code each.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A reason to exit.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nobody at the address, or no way to it.
+    #[error(
+        "cannot reach a memory server at {address}: {error}; see that memsrvd runs there and listens \
+         on that address, and that no firewall is between"
+    )]
+    Unreachable {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// What is at the address is no memory server of a version that we know.
+    #[error("the answer from {address} is not a memory server's: {what}; is the port right?")]
+    Nonsense {
+        /// The address.
+        address: SocketAddr,
+        /// What it said.
+        what: String,
+    },
+    /// The server would not answer.
+    #[error("the server at {address} refuses: {words}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// Its words.
+        words: String,
+    },
+    /// debugfs has nothing.
+    #[error(
+        "debugfs is not mounted on {0}; mount it with `mount -t debugfs none {0}`, or name another \
+         place with --debugfs, or a server with --server"
+    )]
+    NotMounted(String),
+    /// The module has no statistics.
+    #[error(
+        "the memsrv module is not loaded on this machine ({0} is not there); load it with `insmod \
+         memsrv.ko server=ADDRESS`, or name a server with --server"
+    )]
+    NotLoaded(String),
+    /// The statistics cannot be read.
+    #[error("cannot read {path}: {error}; debugfs is for root only")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// The output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl Error {
+    /// The program's exit code; documented in `--help` and the manual page.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::NotMounted(_) | Error::NotLoaded(_) => 3,
+            _ => 1,
+        }
+    }
+}
