@@ -13,6 +13,9 @@ use kernel::{
 /// The most connections that are made unless more are asked for.
 const DEFAULT_CONNECTIONS: u32 = 4;
 
+/// The most pages in flight unless more are asked for (32 MiB), and the least: two huge pages.
+const DEFAULT_INFLIGHT: (u64, u64) = (1024, 8192);
+
 /// The most pages that may be in flight: 256 MiB.
 const MAX_INFLIGHT: u32 = 65536;
 
@@ -59,6 +62,13 @@ impl Config {
             0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
             n => n,
         };
+        let inflight = match params::inflight() {
+            0 => {
+                let (least, most) = DEFAULT_INFLIGHT;
+                u32::try_from((sys::ram_pages() / 32).clamp(least, most))?
+            }
+            n => n,
+        };
         Ok(Self {
             server: server(params::server())?,
             client: client()?,
@@ -69,7 +79,7 @@ impl Config {
                 1,
                 u32::from(MAX_STREAMS),
             )?)?,
-            inflight: between("inflight", params::inflight(), 1, MAX_INFLIGHT)?,
+            inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
             store_ms: u64::from(between("store_ms", params::store_ms(), 100, 600_000)?),
             hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
             silence_ms: u64::from(between("silence_ms", params::silence_ms(), 100, 600_000)?),

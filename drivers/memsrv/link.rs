@@ -200,10 +200,12 @@ impl Link {
                 }
                 state.stream.queued()
             });
+            if queued >= SEND_BATCH {
+                // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
+                self.send();
+            }
         }
-        if queued >= SEND_BATCH {
-            self.send();
-        } else {
+        if queued < SEND_BATCH {
             self.bell.ring(event::SEND);
         }
     }

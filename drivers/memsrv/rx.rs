@@ -5,7 +5,7 @@
 //! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
 //! nothing, closes nothing; what is left to do it asks of the thread.
 
-use super::engine::{Event, LoadError, Receiver, StoreError, Want};
+use super::engine::{Event, LoadError, Receiver, Want};
 use super::link::{event, Link, State};
 use super::platform::{
     socket::{Received, SocketOwner},
@@ -258,11 +258,6 @@ impl Ended {
                         link.shared.set_full();
                     } else if let Some(status) = group.status() {
                         ratelimited!(pr_err, "a store was refused: {}\n", status.as_str());
-                    } else if group.failed == Some(StoreError::Expired) {
-                        ratelimited!(
-                            pr_warn,
-                            "a store had no answer in time; its page stays in RAM\n"
-                        );
                     }
                     // The bits first: the folio may be stored anew as soon as its writeback ends.
                     if link.shared.areas.clear(group.slot, group.pages) {

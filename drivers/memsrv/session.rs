@@ -214,10 +214,18 @@ impl Link {
         // An earlier life of this machine may still be connected, in the server's eyes.
         let wait = first && busy && now.saturating_sub(session.started_ms) < BUSY_MS;
         if !wait {
-            if !session.told {
+            if first {
                 reason.log(self);
-                session.told = true;
+            } else if !session.told {
+                pr_warn!(
+                    "link {}: {} is away ({:?}); its stores go elsewhere, loads wait {} ms\n",
+                    self.number,
+                    self.shared.config.server,
+                    reason.errno(),
+                    self.shared.config.hold_ms
+                );
             }
+            session.told = true;
             self.first_ended(reason.errno().to_errno());
         }
         session.retry_at_ms = now.saturating_add(session.retry_ms);

@@ -161,6 +161,11 @@ unsigned int memsrv_cpus(void)
 	return num_online_cpus();
 }
 
+unsigned long memsrv_ram_pages(void)
+{
+	return totalram_pages();
+}
+
 bool memsrv_parse_v4(const char *text, size_t len, u8 *out)
 {
 	const char *end;

@@ -70,6 +70,7 @@ u64 memsrv_now_us(void);
 void memsrv_random(void *out, size_t len);
 const char *memsrv_hostname(void);
 unsigned int memsrv_cpus(void);
+unsigned long memsrv_ram_pages(void);
 
 /* sockets */
 struct memsrv_sock_hooks {

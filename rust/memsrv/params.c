@@ -24,9 +24,9 @@ unsigned int memsrv_param_connections;
 module_param_named(connections, memsrv_param_connections, uint, 0444);
 MODULE_PARM_DESC(connections, "TCP connections to the server, 1 to 64 (default 0: one per CPU, 4 at most)");
 
-unsigned int memsrv_param_inflight = 1024;
+unsigned int memsrv_param_inflight;
 module_param_named(inflight, memsrv_param_inflight, uint, 0444);
-MODULE_PARM_DESC(inflight, "pages that may be on their way to the server at a time, 4 KiB of memory each, 1 to 65536 (default 1024; below 512 no huge page can go)");
+MODULE_PARM_DESC(inflight, "pages that may be on their way to the server at a time, 4 KiB of memory each, 1 to 65536; below 512 no huge page can go (default 0: a 32nd of the RAM, but 1024 to 8192)");
 
 unsigned int memsrv_param_store_ms = 10000;
 module_param_named(store_ms, memsrv_param_store_ms, uint, 0444);

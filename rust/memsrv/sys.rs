@@ -43,6 +43,12 @@ pub(crate) fn cpus() -> u32 {
     unsafe { bindings::memsrv_cpus() }
 }
 
+/// How many pages of memory the machine has.
+pub(crate) fn ram_pages() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::memsrv_ram_pages() as u64 }
+}
+
 /// How many pages are free in all swap areas.
 pub(crate) fn free_swap_pages() -> u64 {
     // SAFETY: No requirements.
