@@ -204,18 +204,11 @@ impl Config {
         if max_connections == 0 {
             return Err(usage("max-connections is 0; nobody could connect"));
         }
-        let listen = args.listen.or(file.listen);
-        let quota = args.quota.or(file.quota);
+        let listen = args.listen.as_deref().or(file.listen.as_deref());
         Ok(Config {
-            listen: address(listen.as_deref().unwrap_or("[::]"))?,
+            listen: address(listen.unwrap_or("[::]"))?,
             capacity_pages,
-            limits: limits(
-                capacity_pages,
-                quota,
-                file.admit,
-                file.client,
-                file.max_regions,
-            )?,
+            limits: limits(&file, args.quota.or(file.quota))?,
             threads,
             max_connections,
             hello_timeout: Duration::from_millis(file.hello_timeout_ms.unwrap_or(10_000)),
@@ -262,30 +255,23 @@ fn pages(what: &str, size: Size) -> Result<usize, StartError> {
     Ok(to_usize(pages))
 }
 
-fn limits(
-    capacity: usize,
-    quota: Option<Size>,
-    admit: Admit,
-    clients: HashMap<String, FileClient>,
-    regions: Option<usize>,
-) -> Result<Limits, StartError> {
-    let quota = quota.map_or(Ok(capacity), |size| pages("quota", size))?;
+fn limits(file: &File, quota: Option<Size>) -> Result<Limits, StartError> {
+    let in_pages = |size: Size| pages("quota", size).map(to_u64);
+    // Without a quota the capacity is the limit, and a client that reaches it is told "full".
+    let quota = quota.map_or(Ok(u64::MAX), in_pages)?;
     let mut listed = HashMap::new();
-    for (name, client) in clients {
+    for (name, client) in &file.client {
         if Name::new(name.as_bytes()).is_none() {
             return Err(usage(format!(
                 "client name \"{name}\" is not 1 to 64 characters of A-Z a-z 0-9 . _ -"
             )));
         }
-        let quota = client
-            .quota
-            .map_or(Ok(quota), |size| pages("quota", size))?;
-        listed.insert(name, to_u64(quota));
+        listed.insert(name.clone(), client.quota.map_or(Ok(quota), in_pages)?);
     }
     Ok(Limits {
-        unlisted: (admit == Admit::All).then_some(to_u64(quota)),
+        unlisted: (file.admit == Admit::All).then_some(quota),
         listed,
-        regions: regions.unwrap_or(1024),
+        regions: file.max_regions.unwrap_or(1024),
     })
 }
 

@@ -8,12 +8,12 @@
 //! | [`sys`], [`memory`] | memory from the kernel; all of the `unsafe` |
 //! | [`arena`], [`table`] | free pages, and the page table of a region |
 //! | [`regions`] | clients, regions, streams, and who owns them |
-//! | [`session`], `batch` | the protocol, without I/O |
+//! | [`session`], [`batch`] | the protocol, without I/O |
 //! | [`conn`], [`worker`], [`server`] | sockets and threads |
 //! | [`stats`] | what STAT answers |
 
 pub mod arena;
-mod batch;
+pub mod batch;
 pub mod config;
 pub mod conn;
 pub mod error;

@@ -201,7 +201,7 @@ impl Shared {
         let attachment = self.attach(life, hello, peer)?;
         drop(registry);
         let quota = &attachment.life.client.quota;
-        let most = quota.limit().min(self.arena.pages.total());
+        let most = quota.pages.limit().min(self.arena.pages.total());
         let executed = match attachment.life.streams.get(attachment.stream) {
             Some(stream) => lock(stream).executed,
             None => Seq(0),
@@ -235,7 +235,7 @@ impl Shared {
             return Err(refused(Status::Denied, text));
         };
         let client = Arc::new(Client {
-            quota: Quota::new(quota),
+            quota: Quota::new(quota, &self.arena),
         });
         registry.clients.insert(hello.client, client.clone());
         Ok(client)

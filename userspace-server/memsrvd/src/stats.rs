@@ -213,6 +213,7 @@ impl Report {
     /// The report of a server, now.
     pub fn of(shared: &Shared) -> Report {
         let arena = &shared.arena;
+        let (capacity, free) = (arena.pages.total(), arena.pages.free());
         let lives: Vec<_> = {
             let registry = lock(&shared.registry);
             registry
@@ -223,10 +224,11 @@ impl Report {
         };
         let mut regions: Vec<_> = lives
             .iter()
-            .map(|((client, region), life)| region_report(client.as_str(), region.as_str(), life))
+            .map(|((client, region), life)| {
+                region_report(client.as_str(), region.as_str(), life, capacity)
+            })
             .collect();
         regions.sort_by(|a, b| (&a.client, &a.region).cmp(&(&b.client, &b.region)));
-        let (capacity, free) = (arena.pages.total(), arena.pages.free());
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: shared.version,
@@ -268,7 +270,7 @@ impl Report {
     }
 }
 
-fn region_report(client: &str, region: &str, life: &Life) -> RegionReport {
+fn region_report(client: &str, region: &str, life: &Life, capacity: u64) -> RegionReport {
     let connected = life
         .streams
         .iter()
@@ -286,8 +288,8 @@ fn region_report(client: &str, region: &str, life: &Life) -> RegionReport {
         client: client.to_owned(),
         region: region.to_owned(),
         pages: life.table.pages(),
-        quota_pages: life.client.quota.limit(),
-        client_pages: life.client.quota.used(),
+        quota_pages: life.client.quota.pages.limit().min(capacity),
+        client_pages: life.client.quota.pages.used(),
         streams: to_u64(life.streams.len()),
         connected: connected.collect(),
         operations: life.counters.get(),

@@ -18,41 +18,64 @@ use memsrv_protocol::{FreeMask, Slot, Status, PAGE_SIZE};
 use crate::arena::{lock, Arena, Cluster};
 use crate::num::{to_u64, to_usize};
 
-/// How much a client may store, over all its regions.
+/// A number of things with a limit, taken and given back from many threads.
 #[derive(Debug)]
-pub struct Quota {
+pub struct Budget {
     limit: u64,
     used: AtomicU64,
 }
 
-impl Quota {
-    /// At most `limit` pages.
-    pub fn new(limit: u64) -> Quota {
-        Quota {
-            limit,
-            used: AtomicU64::new(0),
-        }
+impl Budget {
+    fn new(limit: u64) -> Budget {
+        let used = AtomicU64::new(0);
+        Budget { limit, used }
     }
 
-    /// The most pages.
+    /// The most.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Pages stored now.
+    /// How many are taken.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn reserve(&self) -> bool {
+    fn take(&self) -> bool {
         let more = |used: u64| used.checked_add(1).filter(|&used| used <= self.limit);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok()
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.used.fetch_update(set, fetch, more).is_ok()
     }
 
-    fn release(&self, pages: u64) {
-        self.used.fetch_sub(pages, Ordering::Relaxed);
+    fn give_back(&self, count: u64) {
+        self.used.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// What a client may use, over all its regions.
+#[derive(Debug)]
+pub struct Quota {
+    /// Pages.
+    pub pages: Budget,
+    /// Page tables: the same share of them as of the pages, lest one client with a page here and a page
+    /// there use them up for all.
+    pub clusters: Budget,
+}
+
+impl Quota {
+    /// A quota of `limit` pages in this arena.
+    pub fn new(limit: u64, arena: &Arena) -> Quota {
+        let (pages, clusters) = (arena.pages.total(), arena.clusters.total());
+        let share = if limit >= pages {
+            u64::MAX
+        } else {
+            let share = u128::from(clusters).saturating_mul(u128::from(limit));
+            u64::try_from(share.div_ceil(u128::from(pages))).unwrap_or(clusters)
+        };
+        Quota {
+            pages: Budget::new(limit),
+            clusters: Budget::new(share),
+        }
     }
 }
 
@@ -120,8 +143,9 @@ impl Table {
                 bytes,
             ));
         }
-        let Some(mut cluster) = arena.clusters.take(number) else {
-            return Ok(Err(Status::Full));
+        let mut cluster = match take_cluster(arena, quota, number) {
+            Ok(cluster) => cluster,
+            Err(status) => return Ok(Err(status)),
         };
         let done = put(
             &mut cluster,
@@ -134,7 +158,7 @@ impl Table {
         );
         match done {
             Ok(()) => drop(shard.clusters.insert(number, cluster)),
-            Err(_) => arena.clusters.put(number, cluster),
+            Err(_) => give_back_cluster(arena, quota, number, cluster),
         }
         Ok(done)
     }
@@ -188,11 +212,11 @@ impl Table {
         let freed = empty(cluster, arena, number, |index| mask.contains(index));
         if cluster.used == 0 {
             if let Some(cluster) = shard.clusters.remove(&number) {
-                arena.clusters.put(number, cluster);
+                give_back_cluster(arena, quota, number, cluster);
             }
         }
         shard.pages = shard.pages.saturating_sub(freed);
-        quota.release(freed);
+        quota.pages.give_back(freed);
         Ok(freed)
     }
 
@@ -204,9 +228,9 @@ impl Table {
             shard.ended = true;
             for (number, mut cluster) in std::mem::take(&mut shard.clusters) {
                 total = total.saturating_add(empty(&mut cluster, arena, number, |_| true));
-                arena.clusters.put(number, cluster);
+                give_back_cluster(arena, quota, number, cluster);
             }
-            quota.release(std::mem::take(&mut shard.pages));
+            quota.pages.give_back(std::mem::take(&mut shard.pages));
         }
         total
     }
@@ -215,6 +239,21 @@ impl Table {
     pub fn pages(&self) -> u64 {
         self.shards.iter().map(|shard| lock(shard).pages).sum()
     }
+}
+
+fn take_cluster(arena: &Arena, quota: &Quota, hint: u64) -> Result<Box<Cluster>, Status> {
+    if !quota.clusters.take() {
+        return Err(Status::Quota);
+    }
+    arena.clusters.take(hint).ok_or_else(|| {
+        quota.clusters.give_back(1);
+        Status::Full
+    })
+}
+
+fn give_back_cluster(arena: &Arena, quota: &Quota, hint: u64, cluster: Box<Cluster>) {
+    arena.clusters.put(hint, cluster);
+    quota.clusters.give_back(1);
 }
 
 /// Puts a page into a slot of a cluster, in place of what was there.
@@ -237,11 +276,11 @@ fn put(
     if let Some(page) = place {
         **page = *bytes;
     } else {
-        if !quota.reserve() {
+        if !quota.pages.take() {
             return Err(Status::Quota);
         }
         let Some(page) = arena.pages.take(slot.cluster()) else {
-            quota.release(1);
+            quota.pages.give_back(1);
             return Err(Status::Full);
         };
         // Every byte is written before the slot has the page.

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The program itself: options, exit codes, signals, and what it takes from the machine.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::cargo::CommandCargoExt;
+use assert_cmd::Command as Program;
+use predicates::str::contains;
+
+use crate::support::*;
+use memsrv_protocol::*;
+
+fn memsrvd() -> Program {
+    let mut program = Program::cargo_bin("memsrvd").unwrap();
+    program.timeout(PATIENCE);
+    program
+}
+
+/// The program, running; killed at the end of the test at the latest.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Running {
+    fn start(options: &[&str]) -> Running {
+        let mut command = Command::cargo_bin("memsrvd").unwrap();
+        command.args(["--listen", "127.0.0.1:0", "--capacity", "16M", "--no-lock"]);
+        command
+            .args(["--log-format", "json"])
+            .args(options)
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("\"listening\"") {
+            line.clear();
+            assert_ne!(
+                log.read_line(&mut line).unwrap(),
+                0,
+                "it ended before it listened"
+            );
+        }
+        let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = entry["address"].as_str().unwrap().parse().unwrap();
+        Running {
+            child,
+            address,
+            log,
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap()
+            .success());
+    }
+
+    /// A sum over the process's threads of one of the numbers in /proc/PID/task/TID/schedstat.
+    fn schedstat(&self, field: usize) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let number = |task: fs::DirEntry| -> u64 {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap();
+            text.split_whitespace().nth(field).unwrap().parse().unwrap()
+        };
+        tasks.map(|task| number(task.unwrap())).sum()
+    }
+
+    /// A line of /proc/PID/status, in KiB.
+    fn memory_kib(&self, key: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap();
+        line.trim_start_matches(':')
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_and_version_say_what_there_is() {
+    for word in [
+        "--listen",
+        "--capacity",
+        "--quota",
+        "--config",
+        "SIZE",
+        "Exit codes",
+        "memsrvd(8)",
+    ] {
+        memsrvd()
+            .arg("--help")
+            .assert()
+            .success()
+            .stdout(contains(word));
+    }
+    memsrvd()
+        .arg("--version")
+        .assert()
+        .success()
+        .stdout(contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_options_exit_with_2_and_name_the_mistake() {
+    for (options, words) in [
+        (&["--capacity", "1.5G"][..], "\"1.5G\" is not a size"),
+        (&["--capacity", "100"], "less than one page"),
+        (&["--capacity", "1M", "--quota", "1"], "quota of 1 B"),
+        (
+            &["--capacity", "1M", "--listen", "host:1"],
+            "\"host:1\" is not an address",
+        ),
+        (&["--capacity", "1M", "--threads", "0"], "threads is 0"),
+        (
+            &["--capacity", "1M", "--max-connections", "0"],
+            "nobody could connect",
+        ),
+        (
+            &["--capacity", "1M", "--config", "/nowhere/x.toml"],
+            "/nowhere/x.toml",
+        ),
+        (&[], "--capacity 2G"),
+        (&["--nonsense"], "--nonsense"),
+    ] {
+        memsrvd()
+            .args(options)
+            .assert()
+            .code(2)
+            .stderr(contains(words));
+    }
+}
+
+#[test]
+fn the_file_gives_what_the_command_line_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("memsrvd.toml");
+    let text =
+        "capacity = \"8M\"\nquota = \"1M\"\nadmit = \"listed\"\n[client.big]\nquota = \"4M\"\n\
+                [client.small]\n";
+    fs::write(&path, text).unwrap();
+    let file = path.to_str().unwrap();
+    let server = Running::start(&["--config", file]);
+    let mut client = Client::connect(server.address);
+    // 16M of the command line wins over 8M.
+    assert_eq!(client.report().capacity_pages, 4096);
+    assert_eq!(
+        Client::connect(server.address)
+            .welcome(&hello("big", 1))
+            .granted,
+        1024
+    );
+    assert_eq!(
+        Client::connect(server.address)
+            .welcome(&hello("small", 1))
+            .granted,
+        256
+    );
+    client.send(&hello_bytes(&hello("other", 1)));
+    client.refused(Status::Denied);
+    for (wrong, words) in [
+        ("capacity = 5", "capacity"),
+        ("capactiy = \"5M\"", "capactiy"),
+        ("capacity = \"5M\"\n[client.\"a b\"]", "client name \"a b\""),
+        ("admit = \"some\"", "some"),
+    ] {
+        fs::write(&path, wrong).unwrap();
+        memsrvd()
+            .args(["--config", file])
+            .assert()
+            .code(2)
+            .stderr(contains(words));
+    }
+}
+
+#[test]
+fn a_port_in_use_exits_with_3_and_says_which() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    let assert = memsrvd()
+        .args(["--capacity", "1M", "--listen", &address])
+        .assert();
+    assert
+        .code(3)
+        .stderr(contains(address))
+        .stderr(contains("--listen"));
+}
+
+#[test]
+fn too_little_memory_exits_with_4_and_says_how_much_was_wanted() {
+    let assert = memsrvd()
+        .args(["--capacity", "900T", "--listen", "127.0.0.1:0"])
+        .assert();
+    assert
+        .code(4)
+        .stderr(contains("TiB"))
+        .stderr(contains("smaller --capacity"));
+}
+
+#[test]
+fn a_limit_on_locked_memory_exits_with_5_and_names_it() {
+    // For root the limit holds only without CAP_IPC_LOCK.
+    let mut program = if rustix::process::geteuid().is_root() {
+        let mut program = Program::new("setpriv");
+        program.args([
+            "--bounding-set=-ipc_lock",
+            "--inh-caps=-ipc_lock",
+            "prlimit",
+        ]);
+        program
+    } else {
+        Program::new("prlimit")
+    };
+    program.arg("--memlock=65536");
+    program.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
+    program
+        .args(["--capacity", "16M", "--listen", "127.0.0.1:0"])
+        .timeout(PATIENCE);
+    let assert = program.assert();
+    assert
+        .code(5)
+        .stderr(contains("LimitMEMLOCK"))
+        .stderr(contains("64 KiB"));
+}
+
+/// Design, rule 14. Where the limit on locked memory is too low for the test, it says so and ends.
+#[test]
+fn the_capacity_is_locked_in_memory_from_the_start() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    if limit.is_some_and(|limit| limit < 64 << 20) && !rustix::process::geteuid().is_root() {
+        eprintln!("limit on locked memory is {limit:?}: not tested");
+        return;
+    }
+    let mut command = Command::cargo_bin("memsrvd").unwrap();
+    command
+        .args(["--listen", "127.0.0.1:0", "--capacity", "16M"])
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert_ne!(
+            log.read_line(&mut line).unwrap(),
+            0,
+            "it ended before it listened"
+        );
+    }
+    let running = Running {
+        child,
+        address: ([127, 0, 0, 1], 0).into(),
+        log,
+    };
+    assert!(running.memory_kib("VmLck") >= 16 << 10);
+    assert!(running.memory_kib("VmRSS") >= 16 << 10);
+}
+
+#[test]
+fn sigterm_and_sigint_stop_it_cleanly_and_it_says_what_is_lost() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Running::start(&[]);
+        let mut client = Client::connect(server.address);
+        client.welcome(&hello("a", 1));
+        (0..3).for_each(|slot| client.store(slot, &page(slot)));
+        server.signal(signal);
+        assert!(matches!(
+            client.receive().0,
+            Message::Notice {
+                status: Status::Draining,
+                ..
+            }
+        ));
+        assert_eq!(client.rest(), b"");
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "it does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0));
+        let log: String = server.log.by_ref().lines().map(Result::unwrap).collect();
+        assert!(log.contains("\"dropped_pages\":3"), "{log}");
+    }
+}
+
+/// Not a single wake-up: the number of times its threads were put on a CPU does not change.
+#[test]
+fn an_idle_server_uses_no_cpu_at_all() {
+    let server = Running::start(&[]);
+    let mut client = Client::connect(server.address);
+    client.welcome(&hello("a", 1));
+    client.store(1, &page(1));
+    const RUNS: usize = 2;
+    let mut before = server.schedstat(RUNS);
+    wait_until("it has come to rest", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = server.schedstat(RUNS);
+        std::mem::replace(&mut before, now) == now
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(server.schedstat(RUNS), before);
+    // And the count does count.
+    client.ping();
+    assert!(server.schedstat(RUNS) > before);
+}
+
+/// 40 peers that ask for as much as they can and read nothing: less than 1 MiB each.
+#[test]
+fn peers_that_never_read_cost_a_bounded_amount_of_memory() {
+    let server = Running::start(&[]);
+    let mut first = Client::connect(server.address);
+    let streams = 41;
+    first.welcome(&Hello {
+        streams,
+        ..hello("a", 1)
+    });
+    (0..512).for_each(|slot| first.store(slot, &page(slot)));
+    let before = server.memory_kib("VmRSS");
+    let load = Message::Load {
+        tag: Tag(1),
+        slot: Slot(0),
+        count: 512,
+    }
+    .encode();
+    let requests = load.repeat(40_000);
+    let mut deaf = Vec::new();
+    for stream in 1..streams {
+        let mut client = Client::connect(server.address);
+        client.welcome(&Hello {
+            stream,
+            streams,
+            ..hello("a", 1)
+        });
+        client.stream.set_nonblocking(true).unwrap();
+        // As much as the kernel's buffers take; the server takes the rest of what it will from them.
+        let _ = client.stream.write(&requests);
+        deaf.push(client);
+    }
+    let mut last = 0;
+    wait_until("it has come to rest", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = server.schedstat(2);
+        std::mem::replace(&mut last, now) == now
+    });
+    let after = server.memory_kib("VmRSS");
+    assert!(after < before + 40 * 1024, "{before} KiB, then {after} KiB");
+    first.ping();
+}
