@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The program, asked about a real server over loopback and about a file like the module's.
+
+#[cfg(test)]
+mod program {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use assert_cmd::Command;
+    use clap::Parser;
+    use memsrv_protocol::*;
+    use memsrvd::batch::checksum;
+    use memsrvd::config::{Args, Config};
+    use predicates::prelude::PredicateBooleanExt;
+    use predicates::str::{contains, is_match};
+    use serde_json::Value;
+
+    fn status() -> Command {
+        let mut command = Command::cargo_bin("memsrvctl").unwrap();
+        command.arg("status").timeout(Duration::from_secs(20));
+        command
+    }
+
+    /// A server in this process, and what ends it when dropped.
+    fn server() -> (SocketAddr, UnixStream) {
+        let args = ["memsrvd", "--no-lock", "--capacity", "8M", "--quota", "4M"];
+        let config = Config::resolve(Args::parse_from(args)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || memsrvd::server::run(&config, listener, theirs));
+        (address, shutdown)
+    }
+
+    fn session(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let name = |text: &str| Name::new(text.as_bytes()).unwrap();
+        let hello = Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            options: 0,
+            incarnation: Incarnation([1; 16]),
+            instance: Instance::default(),
+            stream: 0,
+            streams: 2,
+            wanted: 0,
+            issued: Seq(0),
+            client: name("web-1"),
+            region: name("swap"),
+        };
+        let page = [7; PAGE_SIZE];
+        let store = Message::Store {
+            seq: Seq(1),
+            slot: Slot(5),
+            crc: checksum(Slot(5), &page),
+        };
+        let hello = [&Message::Hello.encode()[..], &hello.encode()].concat();
+        stream
+            .write_all(&[&hello[..], &store.encode(), &page].concat())
+            .unwrap();
+        let mut answers = [0; 2 * HEADER_LEN + Welcome::LEN];
+        stream.read_exact(&mut answers).unwrap();
+        stream
+    }
+
+    #[test]
+    fn a_server_shows_who_stores_what_from_where() {
+        let (address, _shutdown) = server();
+        let session = session(address);
+        let at = address.to_string();
+        let peer = session.local_addr().unwrap().to_string();
+        status()
+            .args(["--server", &at])
+            .assert()
+            .success()
+            .stdout(is_match(r"(?m)^ web-1 +swap +4 KiB +4 MiB +1/2 +1 +0 +0").unwrap())
+            .stdout(contains(peer).and(contains("stores/s").not()));
+    }
+
+    #[test]
+    fn json_has_the_servers_report_and_rates_where_there_were_two_looks() {
+        let (address, _shutdown) = server();
+        let _session = session(address);
+        let at = address.to_string();
+        let ask = |more: &[&str]| -> Value {
+            let assert = status()
+                .args(["--json", "--server", &at])
+                .args(more)
+                .assert()
+                .success();
+            serde_json::from_slice(&assert.get_output().stdout).unwrap()
+        };
+        let once = ask(&[]);
+        assert_eq!(once["server"]["used_pages"], 1);
+        assert_eq!(once["server"]["regions"][0]["client"], "web-1");
+        assert_eq!(once["server"]["address"], at);
+        assert!(once.get("rates").is_none());
+        let twice = ask(&["--interval", "1"]);
+        assert_eq!(twice["rates"]["stores_per_s"], 0.0);
+        assert_eq!(twice["rates"]["regions"]["web-1/swap"][0], 0.0);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_or_is_no_server_exits_with_1() {
+        let gone = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let assert = status().args(["--server", &gone]).assert();
+        assert
+            .code(1)
+            .stderr(contains("cannot reach").and(contains(gone)));
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap().to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = other.accept().unwrap();
+            stream.write_all(&[b'x'; 64]).unwrap();
+            let _ = stream.read(&mut [0; 64]);
+        });
+        let assert = status().args(["--server", &address]).assert();
+        assert.code(1).stderr(contains("not a memory server's"));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn wrong_options_exit_with_2() {
+        for (options, words) in [
+            (&["--server", "host"][..], "not an IP address"),
+            (&["--server", "1.2.3.4:99999"], "not an IP address"),
+            (&["--interval", "0"], "--interval"),
+            (&["--nonsense"], "--nonsense"),
+        ] {
+            status()
+                .args(options)
+                .assert()
+                .code(2)
+                .stderr(contains(words));
+        }
+    }
+
+    const STATS: &str = "version 0.1.0\nserver 10.0.0.2:7170\nstored_pages 3\nnew_thing 42\n\
+        load_us_log2 0 0 4 8\nlink.0.state up\nlink.0.peer 10.0.0.2:7170\nlink.1.state down\n";
+
+    #[test]
+    fn the_modules_file_is_shown_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let debugfs = dir.path().to_str().unwrap();
+        std::fs::create_dir(dir.path().join("memsrv")).unwrap();
+        std::fs::write(dir.path().join("memsrv/stats"), STATS).unwrap();
+        status()
+            .args(["--debugfs", debugfs])
+            .assert()
+            .success()
+            .stdout(is_match(r"(?m)^ stored_pages +3 +12 KiB").unwrap())
+            .stdout(is_match(r"(?m)^ new_thing +42").unwrap())
+            .stdout(is_match(r"(?m)^ 0 +up +10.0.0.2:7170").unwrap())
+            .stdout(is_match(r"(?m)^ 1 +down +-").unwrap())
+            .stdout(is_match(r"(?m)^ +< 8 us +8 #{40}$").unwrap());
+        let assert = status()
+            .args(["--json", "--debugfs", debugfs])
+            .assert()
+            .success();
+        let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        assert_eq!(json["module"]["stored_pages"], 3);
+        assert_eq!(json["module"]["load_us_log2"][3], 8);
+        assert_eq!(json["module"]["link.1.state"], "down");
+    }
+
+    #[test]
+    fn no_module_and_no_debugfs_are_told_apart_and_exit_with_3() {
+        let dir = tempfile::tempdir().unwrap();
+        let debugfs = dir.path().to_str().unwrap();
+        let ask = || status().args(["--debugfs", debugfs]).assert().code(3);
+        ask().stderr(contains("debugfs is not mounted"));
+        std::fs::create_dir(dir.path().join("block")).unwrap();
+        ask().stderr(contains("module is not loaded").and(contains("insmod")));
+    }
+
+    #[test]
+    fn help_and_version_say_what_there_is() {
+        let memsrvctl = || Command::cargo_bin("memsrvctl").unwrap();
+        memsrvctl()
+            .arg("--help")
+            .assert()
+            .success()
+            .stdout(contains("status"));
+        status()
+            .arg("--help")
+            .assert()
+            .success()
+            .stdout(contains("Exit codes"));
+        memsrvctl()
+            .arg("--version")
+            .assert()
+            .success()
+            .stdout(contains(env!("CARGO_PKG_VERSION")));
+    }
+}
