@@ -30,9 +30,9 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How long a server that owes an answer may be silent before the connection is made anew.
     pub silence_timeout: Duration,
-    /// After how long without a connection a store fails.
+    /// How old a store may get. It fails when it is older and the connection is gone, as it is after silence.
     pub store_timeout: Duration,
-    /// After how long without a connection a load fails.
+    /// How old a load may get; likewise.
     pub load_timeout: Duration,
 }
 

@@ -11,6 +11,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
 use memsrv_engine::{Event, Fault, LoadError, PageTarget, Receiver, Want};
 use memsrv_protocol::{Slot, Tag, WireError, PAGE_SIZE};
@@ -65,24 +66,64 @@ impl Link {
     /// The receiver's thread, from a connection that stands until the stream ends.
     pub(crate) fn run_receiver(&self) {
         let mut buffer = vec![0; INPUT_LEN];
+        let (shortest_ms, longest_ms) = BACKOFF_MS;
+        let mut wait_ms = 0;
         loop {
-            if let Err(error) = self.receive(&mut buffer) {
-                // A server that breaks the protocol once may have been damaged on its way; the same
-                // connection cannot go on, the next one can.
+            let mut answered = false;
+            if let Err(error) = self.receive(&mut buffer, &mut answered) {
+                // What came may have been damaged on its way; the next connection may be better.
                 self.lock().last_fault = Some(error);
             }
             self.disconnected();
-            if let Err(reason) = self.reconnect() {
-                self.end(Arc::new(reason));
-                self.lock().expire(u64::MAX, u64::MAX);
-                self.changed.notify_all();
-                return;
+            if answered {
+                wait_ms = 0;
+            }
+            // A server that welcomes and then answers nothing right is no better than none: what is too old
+            // is given up, and the next attempt is later, in either case.
+            loop {
+                self.expire();
+                self.pause(wait_ms);
+                wait_ms = wait_ms.saturating_mul(2).clamp(shortest_ms, longest_ms);
+                if self.lock().end.is_some() {
+                    return self.give_up(Error::Closed);
+                }
+                match self.connect() {
+                    Ok(_) => break,
+                    Err(error) if error.is_passing() => {}
+                    Err(error) => return self.give_up(error),
+                }
             }
         }
     }
 
-    /// Takes in what comes, until the connection ends; an error is the server's.
-    fn receive(&self, buffer: &mut [u8]) -> Result<(), Error> {
+    /// Ends the stream and everything that is unanswered.
+    fn give_up(&self, reason: Error) {
+        self.end(Arc::new(reason));
+        self.lock().expire(u64::MAX, u64::MAX);
+        self.changed.notify_all();
+    }
+
+    /// Gives up what is too old.
+    fn expire(&self) {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let before = |time| self.now_ms().saturating_sub(ms(time));
+        let (stores, loads) = (self.config.store_timeout, self.config.load_timeout);
+        self.lock().expire(before(stores), before(loads));
+        self.changed.notify_all();
+    }
+
+    /// Waits so long, or until the stream ends.
+    fn pause(&self, ms: u64) {
+        let until_ms = self.now_ms().saturating_add(ms);
+        let mut state = self.lock();
+        while state.end.is_none() && self.now_ms() < until_ms {
+            state = self.wait_ms(state, until_ms.saturating_sub(self.now_ms()).max(1));
+        }
+    }
+
+    /// Takes in what comes until the connection ends, and tells whether anything came that was right; an
+    /// error is the server's.
+    fn receive(&self, buffer: &mut [u8], answered: &mut bool) -> Result<(), Error> {
         let socket = self
             .lock()
             .connection
@@ -106,49 +147,20 @@ impl Link {
                 Ok(n) => {
                     silent = false;
                     input.take(buffer.get(..n).unwrap_or(&[]))?;
+                    *answered = true;
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
-                    let due = !self.lock().is_quiet();
-                    if due && silent {
-                        return Ok(());
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                        let due = !self.lock().is_quiet();
+                        if due && silent {
+                            return Ok(());
+                        }
+                        silent = due;
                     }
-                    silent = due;
-                }
-                Err(_) => return Ok(()),
+                    _ => return Ok(()),
+                },
             }
-        }
-    }
-
-    /// Tries until there is a connection, giving up meanwhile what is too old.
-    fn reconnect(&self) -> Result<(), Error> {
-        let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (store_ms, load_ms) = (ms(self.config.store_timeout), ms(self.config.load_timeout));
-        let (mut wait_ms, longest_ms) = BACKOFF_MS;
-        loop {
-            if self.lock().end.is_some() {
-                return Err(Error::Closed);
-            }
-            match self.connect() {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_passing() => {}
-                Err(error) => return Err(error),
-            }
-            let mut state = self.lock();
-            let now_ms = self.now_ms();
-            state.expire(
-                now_ms.saturating_sub(store_ms),
-                now_ms.saturating_sub(load_ms),
-            );
-            self.changed.notify_all();
-            let until_ms = now_ms.saturating_add(wait_ms);
-            while state.end.is_none() && self.now_ms() < until_ms {
-                let left_ms = until_ms.saturating_sub(self.now_ms());
-                state = self.wait_ms(state, left_ms.max(1));
-            }
-            wait_ms = wait_ms.saturating_mul(2).min(longest_ms);
         }
     }
 }
