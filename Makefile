@@ -71,6 +71,7 @@ test-module: prepare-build
 	$(STEP) "memsrv.ko for $$(cat $(B)/kernel/release)" -- \
 		$(call module,$$(readlink -f $(B)/kernel/build),module-test)
 	@install -m 644 $(B)/module-test/memsrv.ko $(B)/test/memsrv.ko
+	@$(ROOT) strip --strip-debug $(B)/test/memsrv.ko # the guest keeps it in RAM
 
 running-module: MAKE_IN = env -u MAKEFLAGS make
 running-module:

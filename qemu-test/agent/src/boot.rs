@@ -28,6 +28,7 @@ pub fn as_init() -> ! {
 
 fn serve() -> Result<()> {
     mount_kernel_file_systems()?;
+    rustix::system::sethostname(b"guest").context("sethostname")?;
     load_drivers()?;
     mount_root()?;
     bring_up_network()?;
@@ -47,7 +48,10 @@ fn serve() -> Result<()> {
 }
 
 fn run(name: &str, host: &mut Host) -> Outcome {
-    let mut outcome = Outcome { name: name.to_owned(), ..Outcome::default() };
+    let mut outcome = Outcome {
+        name: name.to_owned(),
+        ..Outcome::default()
+    };
     match scenarios::all().iter().find(|entry| entry.name == name) {
         None => outcome.error = Some(format!("there is no scenario {name}")),
         Some(entry) => {
@@ -104,15 +108,33 @@ fn load_drivers() -> Result<()> {
 fn mount_root() -> Result<()> {
     fs::create_dir_all(ROOT)?;
     let device = disk::by_serial("root", Duration::from_secs(60))?;
-    mount(format!("/dev/{device}"), ROOT, "ext4", MountFlags::NOATIME, None)
-        .with_context(|| format!("mounting /dev/{device} on {ROOT}"))?;
+    mount(
+        format!("/dev/{device}"),
+        ROOT,
+        "ext4",
+        MountFlags::NOATIME,
+        None,
+    )
+    .with_context(|| format!("mounting /dev/{device} on {ROOT}"))?;
     for place in ["proc", "sys", "dev", "tmp"] {
         let inside = format!("{ROOT}/{place}");
-        mount(format!("/{place}"), &inside, "", MountFlags::BIND | MountFlags::REC, None)
-            .with_context(|| format!("binding /{place} into {ROOT}"))?;
+        mount(
+            format!("/{place}"),
+            &inside,
+            "",
+            MountFlags::BIND | MountFlags::REC,
+            None,
+        )
+        .with_context(|| format!("binding /{place} into {ROOT}"))?;
     }
-    mount("tmpfs", format!("{ROOT}/run"), "tmpfs", MountFlags::empty(), None)
-        .context("mounting a tmpfs on /run")?;
+    mount(
+        "tmpfs",
+        format!("{ROOT}/run"),
+        "tmpfs",
+        MountFlags::empty(),
+        None,
+    )
+    .context("mounting a tmpfs on /run")?;
     if !Path::new("/dev/fd").exists() {
         symlink("/proc/self/fd", "/dev/fd").context("linking /dev/fd")?;
     }

@@ -107,7 +107,11 @@ impl Filler {
     }
 
     fn write_page(&mut self, page: usize) -> Result<()> {
-        let generation = self.generations.get(page).copied().context("page out of range")?;
+        let generation = self
+            .generations
+            .get(page)
+            .copied()
+            .context("page out of range")?;
         let base = self.spec.base(page, generation);
         let words = self.region.page(page).context("page out of range")?;
         match base {
@@ -125,7 +129,11 @@ impl Filler {
 
     /// How many bytes of the page are wrong.
     fn check_page(&mut self, page: usize) -> Result<u64> {
-        let generation = self.generations.get(page).copied().context("page out of range")?;
+        let generation = self
+            .generations
+            .get(page)
+            .copied()
+            .context("page out of range")?;
         let base = self.spec.base(page, generation);
         let words = self.region.page(page).context("page out of range")?;
         let step = u64::from(base.is_some());
@@ -144,7 +152,10 @@ impl Filler {
         for page in 0..self.spec.pages {
             self.write_page(page)?;
         }
-        Ok(Answer { pages: u64::try_from(self.spec.pages)?, ..Answer::default() })
+        Ok(Answer {
+            pages: u64::try_from(self.spec.pages)?,
+            ..Answer::default()
+        })
     }
 
     /// Every third page, another third each time, gets new contents.
@@ -164,7 +175,11 @@ impl Filler {
     fn verify(&mut self, shuffled: bool) -> Result<Answer> {
         let mut answer = Answer::default();
         // A step that shares no factor with the number of pages visits each page once.
-        let step = if shuffled { coprime_step(self.spec.pages) } else { 1 };
+        let step = if shuffled {
+            coprime_step(self.spec.pages)
+        } else {
+            1
+        };
         let mut page = 0_usize;
         for _ in 0..self.spec.pages {
             answer.wrong += self.check_page(page)?;
@@ -191,13 +206,20 @@ impl Filler {
                 Err(_) => 2,
             }
         })?;
-        ensure!(status == 0, "the forked child found wrong bytes or failed (status {status})");
+        ensure!(
+            status == 0,
+            "the forked child found wrong bytes or failed (status {status})"
+        );
         self.verify(false)
     }
 }
 
 fn differing_bytes(one: u64, other: u64) -> u64 {
-    let differing = (one ^ other).to_le_bytes().into_iter().filter(|&byte| byte != 0).count();
+    let differing = (one ^ other)
+        .to_le_bytes()
+        .into_iter()
+        .filter(|&byte| byte != 0)
+        .count();
     u64::try_from(differing).unwrap_or(8)
 }
 
@@ -245,7 +267,13 @@ mod tests {
     use super::*;
 
     fn filler(kind: Kind, zero_every: usize) -> Filler {
-        Filler::new(Spec { kind, pages: 100, seed: 42, zero_every }).unwrap()
+        Filler::new(Spec {
+            kind,
+            pages: 100,
+            seed: 42,
+            zero_every,
+        })
+        .unwrap()
     }
 
     #[test]

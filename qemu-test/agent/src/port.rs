@@ -81,7 +81,11 @@ impl Host {
     /// Starts a fresh memory server with further arguments.
     pub fn start_server_with(&mut self, capacity: &str, arguments: &[&str]) -> Result<()> {
         let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
-        self.ask(Ask::StartServer { capacity: capacity.to_owned(), arguments }).map(drop)
+        self.ask(Ask::StartServer {
+            capacity: capacity.to_owned(),
+            arguments,
+        })
+        .map(drop)
     }
 
     /// Ends the server as an administrator would.
@@ -116,14 +120,15 @@ impl Host {
 
     /// The server's own status.
     pub fn server_status(&mut self) -> Result<serde_json::Value> {
-        self.ask(Ask::ServerStatus)?.context("the host sent no status")
+        self.ask(Ask::ServerStatus)?
+            .context("the host sent no status")
     }
 
     /// Pages stored on the server now.
     pub fn server_pages(&mut self) -> Result<u64> {
         let status = self.server_status()?;
-        find_number(&status, "stored_pages")
-            .with_context(|| format!("no stored_pages in the server's status: {status}"))
+        find_number(&status, "used_pages")
+            .with_context(|| format!("no used_pages in the server's status: {status}"))
     }
 }
 

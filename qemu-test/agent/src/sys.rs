@@ -49,8 +49,8 @@ impl Region {
         let rights = ProtFlags::READ | ProtFlags::WRITE;
         let mut file = None;
         let start = if kind == Kind::Shared {
-            let memfd = rustix::fs::memfd_create("pattern", MemfdFlags::CLOEXEC)
-                .context("memfd_create")?;
+            let memfd =
+                rustix::fs::memfd_create("pattern", MemfdFlags::CLOEXEC).context("memfd_create")?;
             rustix::fs::ftruncate(&memfd, u64::try_from(length)?).context("ftruncate")?;
             let flags = MapFlags::SHARED | MapFlags::NORESERVE;
             // SAFETY: a null hint lets the kernel choose a place that is free.
@@ -80,13 +80,18 @@ impl Region {
         let start = NonNull::new(start).context("a mapping at address 0")?;
         let words = bytes / 8;
         // INVARIANT: made above, page-aligned, long enough; nothing else knows it; never unmapped.
-        Ok(Self { start, words, _file: file })
+        Ok(Self {
+            start,
+            words,
+            _file: file,
+        })
     }
 
     /// The words of page `page`.
     pub fn page(&mut self, page: usize) -> Option<&mut [u64]> {
         let first = page.checked_mul(WORDS_PER_PAGE)?;
-        self.words().get_mut(first..first.checked_add(WORDS_PER_PAGE)?)
+        self.words()
+            .get_mut(first..first.checked_add(WORDS_PER_PAGE)?)
     }
 
     #[expect(unsafe_code, reason = "a slice over a mapping of our own")]

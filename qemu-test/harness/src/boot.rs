@@ -57,8 +57,13 @@ impl Guest {
         let console_path = logs.join("console.log");
         let mut command = command(tree, machine, initramfs, &console_path, &name, &scratch)?;
         let errors = File::create(logs.join("qemu.log")).context("making qemu.log")?;
-        command.stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors);
-        let mut qemu = command.spawn().context("starting QEMU (qemu-system-x86) by setpriv")?;
+        command
+            .stdin(Stdio::null())
+            .stdout(errors.try_clone()?)
+            .stderr(errors);
+        let mut qemu = command
+            .spawn()
+            .context("starting QEMU (qemu-system-x86) by setpriv")?;
         let connected = accept(&listener, &mut qemu, &logs.join("qemu.log"));
         let writer = match connected {
             Ok(socket) => socket,
@@ -70,7 +75,13 @@ impl Guest {
         };
         let messages = listen(writer.try_clone().context("duplicating the socket")?);
         let console = Console::new(&console_path);
-        let mut guest = Self { qemu, messages, writer, scratch, console };
+        let mut guest = Self {
+            qemu,
+            messages,
+            writer,
+            scratch,
+            console,
+        };
         match guest.next(Instant::now() + BOOT_LIMIT) {
             Event::Message(ToHost::Ready(_)) => Ok(guest),
             Event::Message(other) => bail!("the guest's first word was {other:?}"),
@@ -189,20 +200,41 @@ fn command(
     let mut command = Command::new("setpriv");
     command.env("TMPDIR", scratch);
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-no-reboot", "-nodefaults"]);
+    command.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-no-reboot",
+        "-nodefaults",
+    ]);
     command.args(["-display", "none"]);
-    command.args(["-m", &machine.memory_mib.to_string(), "-smp", &machine.cpus.to_string()]);
-    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    command.args([
+        "-m",
+        &machine.memory_mib.to_string(),
+        "-smp",
+        &machine.cpus.to_string(),
+    ]);
+    command
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs);
     command.args(["-append", KERNEL_PARAMETERS]);
-    command.arg("-serial").arg(format!("file:{}", console.display()));
+    command
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()));
     command.args(["-device", "virtio-serial-pci"]);
-    command.arg("-chardev").arg(format!("socket,id=results,path={socket},abstract=on"));
     command
-        .arg("-device")
-        .arg(format!("virtserialport,chardev=results,name={}", wire::PORT_NAME));
-    command
-        .arg("-netdev")
-        .arg(format!("tap,id=network,ifname={TAP},script=no,downscript=no"));
+        .arg("-chardev")
+        .arg(format!("socket,id=results,path={socket},abstract=on"));
+    command.arg("-device").arg(format!(
+        "virtserialport,chardev=results,name={}",
+        wire::PORT_NAME
+    ));
+    command.arg("-netdev").arg(format!(
+        "tap,id=network,ifname={TAP},script=no,downscript=no"
+    ));
     command.args(["-device", "virtio-net-pci,netdev=network,romfile="]);
     command.arg("-drive").arg(format!(
         "file={},if=none,id=root,format=raw,snapshot=on,cache=unsafe",
@@ -212,14 +244,15 @@ fn command(
     for (index, mib) in machine.swap_mib.iter().enumerate() {
         let path = scratch.join(format!("swap{index}"));
         let disk = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-        disk.set_len(u64::from(*mib) << 20).context("making a swap disk")?;
+        disk.set_len(u64::from(*mib) << 20)
+            .context("making a swap disk")?;
         command.arg("-drive").arg(format!(
             "file={},if=none,id=swap{index},format=raw,cache=unsafe",
             path.display()
         ));
-        command
-            .arg("-device")
-            .arg(format!("virtio-blk-pci,drive=swap{index},serial=swap{index}"));
+        command.arg("-device").arg(format!(
+            "virtio-blk-pci,drive=swap{index},serial=swap{index}"
+        ));
     }
     Ok(command)
 }

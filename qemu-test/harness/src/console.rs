@@ -36,7 +36,9 @@ pub struct Console {
 impl Console {
     /// A console whose output QEMU writes to `path`.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     /// How much there is so far.
@@ -71,10 +73,18 @@ mod tests {
 
     #[test]
     fn complaints_are_told_from_chatter() {
-        assert!(is_complaint("[    9.1] WARNING: CPU: 0 PID: 1 at mm/zswap.c:1 zswap_store"));
+        assert!(is_complaint(
+            "[    9.1] WARNING: CPU: 0 PID: 1 at mm/zswap.c:1 zswap_store"
+        ));
         assert!(is_complaint("[    9.1] BUG: unable to handle page fault"));
-        assert!(is_complaint("[   99.1] INFO: task a:1 blocked for more than 120 seconds."));
-        assert!(!is_complaint("[    0.0] Command line: panic_on_warn=1 oops=panic"));
-        assert!(!is_complaint("[    0.0] memsrv: loading out-of-tree module taints kernel."));
+        assert!(is_complaint(
+            "[   99.1] INFO: task a:1 blocked for more than 120 seconds."
+        ));
+        assert!(!is_complaint(
+            "[    0.0] Command line: panic_on_warn=1 oops=panic"
+        ));
+        assert!(!is_complaint(
+            "[    0.0] memsrv: loading out-of-tree module taints kernel."
+        ));
     }
 }

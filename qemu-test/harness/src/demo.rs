@@ -20,7 +20,10 @@ impl Audience for Person {
     }
 
     fn row(&mut self, row: &Row) {
-        self.note(&format!("{}: {} ({:.0} s)", row.what, row.result, row.seconds));
+        self.note(&format!(
+            "{}: {} ({:.0} s)",
+            row.what, row.result, row.seconds
+        ));
         self.rows.push(row.clone());
     }
 }
@@ -32,7 +35,10 @@ pub fn run(tree: &Tree, since: Option<u64>) -> Result<bool> {
         .iter()
         .find(|scenario| scenario.name == "demo")
         .context("the agent has no scenario named demo")?;
-    let mut person = Person { started: Instant::now(), rows: Vec::new() };
+    let mut person = Person {
+        started: Instant::now(),
+        rows: Vec::new(),
+    };
     let machine = &scenario.machine;
     println!(
         "\na guest with {} MiB of RAM and a {} MiB swap disk; memsrvd outside, over a virtual network",
@@ -46,7 +52,10 @@ pub fn run(tree: &Tree, since: Option<u64>) -> Result<bool> {
     if verdict.usable {
         guest.power_off()?;
     }
-    println!("\n  {:34} {:>8} {:>8} {:>7}  result", "program", "needs", "given", "time");
+    println!(
+        "\n  {:34} {:>8} {:>8} {:>7}  result",
+        "program", "needs", "given", "time"
+    );
     for row in &person.rows {
         println!(
             "  {:34} {:>4} MiB {:>4} MiB {:>5.0} s  {}",
@@ -62,7 +71,10 @@ pub fn run(tree: &Tree, since: Option<u64>) -> Result<bool> {
         Some(number) => number.to_string(),
         None => "?".to_owned(),
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let seconds = match since {
         Some(since) => now.saturating_sub(since),
         None => person.started.elapsed().as_secs(),

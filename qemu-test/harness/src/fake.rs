@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! A listener in the memory server's place that is none: for insmod's error paths.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -10,10 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use qemu_test_wire::{self as wire, Fake};
-
-/// Byte 4 of every message's header is the low byte of the protocol's version
-/// (Documentation/protocol).
-const VERSION_OFFSET: usize = 4;
 
 /// The listener; it ends with the value.
 pub struct FakeServer {
@@ -40,7 +36,10 @@ impl FakeServer {
                 }
             }
         });
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -63,16 +62,9 @@ fn treat(mut socket: TcpStream, kind: Fake) -> Option<TcpStream> {
         Fake::Closes => None,
         Fake::Silent => Some(socket),
         Fake::Noise => {
-            socket.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").ok()?;
-            Some(socket)
-        }
-        Fake::OtherVersion => {
-            let mut bytes = [0; 4096];
-            let length = socket.read(&mut bytes).ok()?;
-            let message = bytes.get_mut(..length)?;
-            let version = message.get_mut(VERSION_OFFSET)?;
-            *version = version.wrapping_add(41);
-            socket.write_all(message).ok()?;
+            socket
+                .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                .ok()?;
             Some(socket)
         }
     }

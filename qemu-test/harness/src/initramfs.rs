@@ -38,7 +38,10 @@ pub fn write(tree: &Tree, place: &Path) -> Result<()> {
     }
     let mut order = String::new();
     for path in drivers(&tree.file("kernel/modules")?)? {
-        let name = path.file_name().context("a driver without a name")?.to_string_lossy();
+        let name = path
+            .file_name()
+            .context("a driver without a name")?
+            .to_string_lossy();
         archive.file(&format!("modules/{name}"), PLAIN, &path)?;
         order.push_str(&name);
         order.push('\n');
@@ -98,7 +101,19 @@ impl Archive {
         // "070701", then inode, mode, uid, gid, links, mtime, size, device, special device, name's
         // length, checksum: eight hexadecimal digits each.
         let fields = [
-            self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0,
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            device.0,
+            device.1,
+            name_size,
+            0,
         ];
         write!(self.bytes, "070701")?;
         for field in fields {
@@ -145,9 +160,14 @@ mod tests {
         )
         .unwrap();
         let order = drivers(&directory).unwrap();
-        let names: Vec<_> =
-            order.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = order
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap())
+            .collect();
         fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(names, ["failover.ko.xz", "net_failover.ko.xz", "virtio_net.ko.xz"]);
+        assert_eq!(
+            names,
+            ["failover.ko.xz", "net_failover.ko.xz", "virtio_net.ko.xz"]
+        );
     }
 }

@@ -43,7 +43,12 @@ pub fn ip(words: &[&str]) -> Result<()> {
         .output()
         .context("running ip (of iproute2)")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {}", words.join(" "), said.trim());
+    ensure!(
+        output.status.success(),
+        "ip {}: {}",
+        words.join(" "),
+        said.trim()
+    );
     Ok(())
 }
 

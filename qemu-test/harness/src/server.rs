@@ -26,7 +26,13 @@ pub struct Outside<'a> {
 impl<'a> Outside<'a> {
     /// Nothing yet; the server's log goes to `logs`.
     pub fn new(tree: &'a Tree, logs: &Path) -> Self {
-        Self { tree, logs: logs.to_owned(), server: None, fake: None, link_down: false }
+        Self {
+            tree,
+            logs: logs.to_owned(),
+            server: None,
+            fake: None,
+            link_down: false,
+        }
     }
 
     /// Does what the guest asks for.
@@ -39,7 +45,10 @@ impl<'a> Outside<'a> {
 
     fn perform(&mut self, ask: Ask) -> Result<Answer> {
         match ask {
-            Ask::StartServer { capacity, arguments } => self.start(&capacity, &arguments)?,
+            Ask::StartServer {
+                capacity,
+                arguments,
+            } => self.start(&capacity, &arguments)?,
             Ask::StopServer => self.stop()?,
             Ask::KillServer => {
                 let mut server = self.server.take().context("no server runs")?;
@@ -84,12 +93,18 @@ impl<'a> Outside<'a> {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !network::somebody_listens(wire::SERVER_PORT)? {
             if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
-                bail!("memsrvd ended at once: {status}; see {}", self.tree.short(&log_path));
+                bail!(
+                    "memsrvd ended at once: {status}; see {}",
+                    self.tree.short(&log_path)
+                );
             }
             if Instant::now() > deadline {
                 let _ = server.kill();
                 let _ = server.wait();
-                bail!("memsrvd did not listen within 60 s; see {}", self.tree.short(&log_path));
+                bail!(
+                    "memsrvd did not listen within 60 s; see {}",
+                    self.tree.short(&log_path)
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -110,7 +125,10 @@ impl<'a> Outside<'a> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
-                ensure!(status.success(), "memsrvd ended with {status} after SIGTERM");
+                ensure!(
+                    status.success(),
+                    "memsrvd ended with {status} after SIGTERM"
+                );
                 return Ok(());
             }
             if Instant::now() > deadline {

@@ -54,12 +54,24 @@ pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
             words => words.iter().any(|word| scenario.name.contains(word)),
         })
         .collect();
-    ensure!(!chosen.is_empty(), "no scenario's name contains {}", filter.join(" or "));
+    ensure!(
+        !chosen.is_empty(),
+        "no scenario's name contains {}",
+        filter.join(" or ")
+    );
     let mut groups: BTreeMap<Machine, Vec<Scenario>> = BTreeMap::new();
     for scenario in chosen {
-        groups.entry(scenario.machine.clone()).or_default().push(scenario);
+        groups
+            .entry(scenario.machine.clone())
+            .or_default()
+            .push(scenario);
     }
-    let mut suite = Suite { tree, boots: 0, passed: 0, failed: Vec::new() };
+    let mut suite = Suite {
+        tree,
+        boots: 0,
+        passed: 0,
+        failed: Vec::new(),
+    };
     let started = Instant::now();
     for (machine, scenarios) in &groups {
         suite.group(machine, scenarios)?;
@@ -136,10 +148,20 @@ impl Suite<'_> {
     }
 
     fn report(&mut self, scenario: &Scenario, verdict: &Verdict, logs: &Path) -> Result<()> {
-        let word = if verdict.error.is_some() { "FAIL" } else { "ok  " };
-        println!("{:5.1}s {word} {:24} {}", verdict.seconds, scenario.name, scenario.about);
+        let word = if verdict.error.is_some() {
+            "FAIL"
+        } else {
+            "ok  "
+        };
+        println!(
+            "{:5.1}s {word} {:24} {}",
+            verdict.seconds, scenario.name, scenario.about
+        );
         let figures = serde_json::to_string(&verdict.figures)?;
-        let mut result = format!("{word}\nseconds {:.1}\nfigures {figures}\n", verdict.seconds);
+        let mut result = format!(
+            "{word}\nseconds {:.1}\nfigures {figures}\n",
+            verdict.seconds
+        );
         match &verdict.error {
             None => self.passed += 1,
             Some(error) => {
@@ -241,7 +263,9 @@ fn talk(
             Event::Gone(why) => return Ok(Err(format!("the guest ended after {last}: {why}"))),
             Event::Silence => {
                 let limit = scenario.limit_s;
-                return Ok(Err(format!("no result within {limit} s; the last was {last}")));
+                return Ok(Err(format!(
+                    "no result within {limit} s; the last was {last}"
+                )));
             }
         }
     }

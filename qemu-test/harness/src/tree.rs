@@ -17,7 +17,10 @@ impl Tree {
     /// `build/` is where this program stands.
     pub fn find() -> Result<Self> {
         let own = std::env::current_exe().context("finding this program's own file")?;
-        let build = own.parent().context("this program stands in no directory")?.to_owned();
+        let build = own
+            .parent()
+            .context("this program stands in no directory")?
+            .to_owned();
         ensure!(
             build.join("kernel").exists(),
             "{} holds no test kernel; run `make demo` or `make test`, which prepare it",
@@ -29,7 +32,11 @@ impl Tree {
     /// A file in build/.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         let path = self.build.join(name);
-        ensure!(path.exists(), "{} is not there; run `make` first", path.display());
+        ensure!(
+            path.exists(),
+            "{} is not there; run `make` first",
+            path.display()
+        );
         Ok(path)
     }
 
@@ -66,7 +73,12 @@ impl Tree {
             .arg("list")
             .output()
             .with_context(|| format!("running {}", agent.display()))?;
-        ensure!(output.status.success(), "{} list: {}", agent.display(), output.status);
+        ensure!(
+            output.status.success(),
+            "{} list: {}",
+            agent.display(),
+            output.status
+        );
         serde_json::from_slice(&output.stdout).context("the agent's list of scenarios")
     }
 }

@@ -135,8 +135,6 @@ pub enum Fake {
     Silent,
     /// Answers with bytes that are no memsrv message.
     Noise,
-    /// Sends back what it got, the version number in the header changed.
-    OtherVersion,
 }
 
 /// The harness's answer to an [`Ask`].

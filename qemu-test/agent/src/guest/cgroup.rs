@@ -17,7 +17,9 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes the cgroup, with a limit in MiB (0: none).
     pub fn new(name: &str, limit_mib: u64) -> Result<Self> {
-        let cgroup = Self { name: name.to_owned() };
+        let cgroup = Self {
+            name: name.to_owned(),
+        };
         fs::create_dir_all(cgroup.path("")).with_context(|| format!("making the cgroup {name}"))?;
         cgroup.set_limit(limit_mib)?;
         Ok(cgroup)
@@ -36,7 +38,9 @@ impl Cgroup {
     pub fn number(&self, file: &str) -> Result<u64> {
         let path = self.path(file);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        text.trim().parse().with_context(|| format!("{path} says {text:?}"))
+        text.trim()
+            .parse()
+            .with_context(|| format!("{path} says {text:?}"))
     }
 
     /// Sets memory.max, in MiB; 0 for none.
@@ -67,7 +71,10 @@ impl Cgroup {
             if swapped >= pages && current < (pages / 4).saturating_mul(4096).max(4 * MIB) {
                 return Ok(true);
             }
-            match fs::write(self.path("memory.reclaim"), format!("{current} swappiness=max")) {
+            match fs::write(
+                self.path("memory.reclaim"),
+                format!("{current} swappiness=max"),
+            ) {
                 Ok(()) => Ok(false),
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
                 Err(error) => bail!("memory.reclaim of {}: {error}", self.name),
@@ -78,10 +85,14 @@ impl Cgroup {
     /// Kills every process inside and waits until they are gone.
     pub fn kill(&self) -> Result<()> {
         fs::write(self.path("cgroup.kill"), "1").context("cgroup.kill")?;
-        poll("the end of killed processes", Duration::from_secs(120), || {
-            let events = fs::read_to_string(self.path("cgroup.events"))?;
-            Ok(events.lines().any(|line| line == "populated 0"))
-        })
+        poll(
+            "the end of killed processes",
+            Duration::from_secs(120),
+            || {
+                let events = fs::read_to_string(self.path("cgroup.events"))?;
+                Ok(events.lines().any(|line| line == "populated 0"))
+            },
+        )
     }
 
     /// Removes it; it must be empty.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use super::program;
+use crate::ROOT;
 
 /// The kernel's name (`vdb`) of the disk with that serial number; waits for it to appear.
 pub fn by_serial(serial: &str, patience: Duration) -> Result<String> {
@@ -22,7 +23,10 @@ pub fn by_serial(serial: &str, patience: Duration) -> Result<String> {
                 }
             }
         }
-        ensure!(Instant::now() < deadline, "no disk with the serial number {serial} appeared");
+        ensure!(
+            Instant::now() < deadline,
+            "no disk with the serial number {serial} appeared"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -36,7 +40,9 @@ pub struct Swap {
 impl Swap {
     /// The area on disk `swapINDEX`, formatted and on.
     pub fn on(index: usize, priority: i32) -> Result<Self> {
-        let swap = Self { disk: by_serial(&format!("swap{index}"), Duration::from_secs(10))? };
+        let swap = Self {
+            disk: by_serial(&format!("swap{index}"), Duration::from_secs(10))?,
+        };
         program::run(None, &["/usr/sbin/mkswap", "-q", &swap.device()])?;
         swap.enable(priority)?;
         Ok(swap)
@@ -60,7 +66,7 @@ impl Swap {
 
     /// Whether it is on.
     pub fn is_on(&self) -> Result<bool> {
-        Ok(fs::read_to_string("/proc/swaps")?.lines().any(|line| line.starts_with(&self.device())))
+        Ok(areas()?.contains(&self.device()))
     }
 
     /// Pages written to the disk since boot.
@@ -79,11 +85,19 @@ impl Swap {
 
 /// Switches every area off.
 pub fn all_off() -> Result<()> {
-    let swaps = fs::read_to_string("/proc/swaps").context("reading /proc/swaps")?;
-    for line in swaps.lines().skip(1) {
-        if let Some(device) = line.split_whitespace().next() {
-            program::run(None, &["/usr/sbin/swapoff", device])?;
-        }
+    for device in areas()? {
+        program::run(None, &["/usr/sbin/swapoff", &device])?;
     }
     Ok(())
+}
+
+/// The devices that are swapped to, as a program in the guest's root names them.
+fn areas() -> Result<Vec<String>> {
+    let swaps = fs::read_to_string("/proc/swaps").context("reading /proc/swaps")?;
+    Ok(swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .map(|path| path.strip_prefix(ROOT).unwrap_or(path).to_owned())
+        .collect())
 }

@@ -27,9 +27,20 @@ impl Filler {
         command.arg("pattern").args(spec.arguments());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting the pattern program")?;
-        let orders = child.stdin.take().context("the pattern program has no input")?;
-        let answers = child.stdout.take().context("the pattern program has no output")?;
-        Ok(Self { child, orders, answers: BufReader::new(answers), wrong: 0 })
+        let orders = child
+            .stdin
+            .take()
+            .context("the pattern program has no input")?;
+        let answers = child
+            .stdout
+            .take()
+            .context("the pattern program has no output")?;
+        Ok(Self {
+            child,
+            orders,
+            answers: BufReader::new(answers),
+            wrong: 0,
+        })
     }
 
     /// Gives an order and does not wait.
@@ -40,9 +51,14 @@ impl Filler {
     /// Waits for the answer to the last order.
     pub fn answer(&mut self) -> Result<Answer> {
         let mut line = String::new();
-        self.answers.read_line(&mut line).context("reading from the pattern program")?;
+        self.answers
+            .read_line(&mut line)
+            .context("reading from the pattern program")?;
         if line.is_empty() {
-            let status = self.child.wait().context("waiting for the pattern program")?;
+            let status = self
+                .child
+                .wait()
+                .context("waiting for the pattern program")?;
             anyhow::bail!("the pattern program ended: {status}");
         }
         let answer: Answer = serde_json::from_str(&line).with_context(|| line.clone())?;
@@ -53,7 +69,8 @@ impl Filler {
     /// One order, its answer.
     pub fn perform(&mut self, order: &str) -> Result<Answer> {
         self.order(order)?;
-        self.answer().with_context(|| format!("pattern program: {order}"))
+        self.answer()
+            .with_context(|| format!("pattern program: {order}"))
     }
 
     /// Writes every page.
@@ -69,14 +86,21 @@ impl Filler {
     /// An order after which nothing may be wrong.
     pub fn expect_right(&mut self, order: &str) -> Result<Answer> {
         let answer = self.perform(order)?;
-        ensure!(answer.wrong == 0, "{order}: {} bytes are wrong", answer.wrong);
+        ensure!(
+            answer.wrong == 0,
+            "{order}: {} bytes are wrong",
+            answer.wrong
+        );
         Ok(answer)
     }
 
     /// Lets it end by itself.
     pub fn end(mut self) -> Result<()> {
         self.order("end")?;
-        let status = self.child.wait().context("waiting for the pattern program")?;
+        let status = self
+            .child
+            .wait()
+            .context("waiting for the pattern program")?;
         ensure!(status.success(), "the pattern program: {status}");
         Ok(())
     }
@@ -84,7 +108,10 @@ impl Filler {
     /// Kills it, as the OOM killer would.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill().context("killing the pattern program")?;
-        self.child.wait().context("waiting for the pattern program").map(drop)
+        self.child
+            .wait()
+            .context("waiting for the pattern program")
+            .map(drop)
     }
 }
 

@@ -35,7 +35,11 @@ pub fn poll(what: &str, patience: Duration, mut done: impl FnMut() -> Result<boo
         if done()? {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{what}: not within {} s", patience.as_secs());
+        ensure!(
+            Instant::now() < deadline,
+            "{what}: not within {} s",
+            patience.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -52,7 +56,11 @@ pub struct Guest<'a> {
 impl<'a> Guest<'a> {
     /// A guest in which nothing was made yet.
     pub fn new(host: &'a mut Host) -> Self {
-        Self { host, figures: BTreeMap::new(), cgroups: Vec::new() }
+        Self {
+            host,
+            figures: BTreeMap::new(),
+            cgroups: Vec::new(),
+        }
     }
 
     /// Makes a cgroup that ends with the scenario; a limit of 0 MiB is none.
@@ -84,38 +92,58 @@ impl<'a> Guest<'a> {
             Ok(()) => bail!("insmod memsrv.ko {parameters} loaded, it should have failed: {errno}"),
             Err(error) => ensure!(
                 error == errno,
-                "insmod memsrv.ko {parameters} failed with {error:?} ({error}), not {errno:?} ({errno})"
+                "insmod memsrv.ko {parameters} failed with {error}, not {errno}"
             ),
         }
-        ensure!(!module::is_loaded(), "insmod failed, but the module is there");
+        ensure!(
+            !module::is_loaded(),
+            "insmod failed, but the module is there"
+        );
         let lines = log.lines()?;
-        Ok(lines.into_iter().filter(|line| line.contains("memsrv")).collect())
+        Ok(lines
+            .into_iter()
+            .filter(|line| line.contains("memsrv"))
+            .collect())
     }
 
     /// rmmod, which must work now or soon (the last pages may still be on their way to being freed).
     pub fn rmmod(&mut self) -> Result<()> {
-        poll("rmmod memsrv", Duration::from_secs(60), || match module::rmmod() {
-            Ok(()) => Ok(true),
-            Err(Errno::AGAIN | Errno::BUSY) => Ok(false),
-            Err(error) => bail!("rmmod memsrv: {error}"),
-        })?;
-        ensure!(!module::is_loaded(), "rmmod said yes, but the module is there");
+        poll(
+            "rmmod memsrv",
+            Duration::from_secs(60),
+            || match module::rmmod() {
+                Ok(()) => Ok(true),
+                Err(Errno::AGAIN | Errno::BUSY) => Ok(false),
+                Err(error) => bail!("rmmod memsrv: {error}"),
+            },
+        )?;
+        ensure!(
+            !module::is_loaded(),
+            "rmmod said yes, but the module is there"
+        );
         Ok(())
     }
 
     /// One number of the module's statistics.
     pub fn stat(&self, key: &str) -> Result<u64> {
         let stats = module::stats()?;
-        stats.get(key).copied().with_context(|| format!("no {key} among the statistics {stats:?}"))
+        stats
+            .get(key)
+            .copied()
+            .with_context(|| format!("no {key} among the statistics {stats:?}"))
     }
 
     /// Waits until the server holds `pages` pages.
     pub fn expect_server_pages(&mut self, pages: u64) -> Result<()> {
         let mut last = 0;
-        poll(&format!("{pages} pages left on the server"), Duration::from_secs(30), || {
-            last = self.host.server_pages()?;
-            Ok(last == pages)
-        })
+        poll(
+            &format!("{pages} pages left on the server"),
+            Duration::from_secs(30),
+            || {
+                last = self.host.server_pages()?;
+                Ok(last == pages)
+            },
+        )
         .with_context(|| format!("the server holds {last}"))
     }
 
@@ -130,7 +158,9 @@ impl<'a> Guest<'a> {
         }
         for cgroup in self.cgroups.drain(..) {
             // A killed program's pages may keep the cgroup for a moment.
-            poll("removing a cgroup", Duration::from_secs(30), || Ok(cgroup.remove().is_ok()))?;
+            poll("removing a cgroup", Duration::from_secs(30), || {
+                Ok(cgroup.remove().is_ok())
+            })?;
         }
         vm::set_zswap("enabled", "N")?;
         vm::set_zswap("shrinker_enabled", "N")?;

@@ -23,14 +23,22 @@ pub fn load_file(path: &str, parameters: &str) -> Result<()> {
 fn insert(path: &str, parameters: &str) -> Result<Result<(), Errno>> {
     let file = File::open(path).with_context(|| format!("opening {path}"))?;
     let compressed = ["xz", "zst", "gz"].iter().any(|&end| {
-        Path::new(path).extension().is_some_and(|extension| extension == end)
+        Path::new(path)
+            .extension()
+            .is_some_and(|extension| extension == end)
     });
-    let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    let flags = if compressed {
+        MODULE_INIT_COMPRESSED_FILE
+    } else {
+        0
+    };
     let parameters = CString::new(parameters).context("a module parameter with a zero byte")?;
-    Ok(match rustix::system::finit_module(&file, &parameters, flags) {
-        Err(Errno::EXIST) => Ok(()),
-        result => result,
-    })
+    Ok(
+        match rustix::system::finit_module(&file, &parameters, flags) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result,
+        },
+    )
 }
 
 /// insmod memsrv.ko: the errno if the kernel refuses it.
@@ -55,7 +63,10 @@ pub fn stats() -> Result<BTreeMap<String, u64>> {
         .lines()
         .filter_map(|line| {
             let (key, value) = line.split_once(char::is_whitespace)?;
-            Some((key.trim_end_matches(':').to_owned(), value.trim().parse().ok()?))
+            Some((
+                key.trim_end_matches(':').to_owned(),
+                value.trim().parse().ok()?,
+            ))
         })
         .collect())
 }

@@ -38,15 +38,23 @@ pub fn command(cgroup: Option<&Cgroup>, root: bool, program: &str) -> Command {
 pub fn run(cgroup: Option<&Cgroup>, words: &[&str]) -> Result<Ran> {
     let (program, arguments) = words.split_first().context("no program named")?;
     let mut command = command(cgroup, true, program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let started = Instant::now();
-    let child = command.spawn().with_context(|| format!("starting {program}"))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("starting {program}"))?;
     finish(child, program, started)
 }
 
 /// Waits for a program whose output is piped.
 pub fn finish(child: Child, program: &str, started: Instant) -> Result<Ran> {
-    let output = child.wait_with_output().with_context(|| format!("waiting for {program}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("waiting for {program}"))?;
     ensure!(
         output.status.success(),
         "{program}: {}; it wrote: {}",

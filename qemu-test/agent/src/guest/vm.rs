@@ -11,7 +11,13 @@ use anyhow::{Context, Result};
 pub fn vmstat(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/vmstat").context("reading /proc/vmstat")?;
     text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .strip_prefix(' ')?
+                .trim()
+                .parse()
+                .ok()
+        })
         .with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
@@ -28,7 +34,9 @@ pub fn set_zswap(name: &str, value: &str) -> Result<()> {
 pub fn zswap_number(name: &str) -> Result<u64> {
     let path = format!("/sys/kernel/debug/zswap/{name}");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    text.trim().parse().with_context(|| format!("{path} says {text:?}"))
+    text.trim()
+        .parse()
+        .with_context(|| format!("{path} says {text:?}"))
 }
 
 /// Sets the policy for huge pages: `always`, `madvise`, `never`.

@@ -2,12 +2,22 @@
 //! Every scenario, in one table. To add one: write `fn(&mut Guest) -> Result<()>` in a file of its own
 //! or beside its relatives, and give it a line in [`TABLE`].
 
+mod basic;
+mod common;
+mod demo;
+mod kinds;
 mod plain;
+mod refusals;
+mod room;
+mod tiers;
 
 use anyhow::Result;
 use qemu_test_wire::{Machine, Scenario};
 
 use crate::guest::Guest;
+
+/// What a scenario does.
+type Scene = fn(&mut Guest) -> Result<()>;
 
 /// One scenario.
 pub struct Entry {
@@ -19,27 +29,57 @@ pub struct Entry {
     module: bool,
     in_test: bool,
     /// What it does.
-    pub run: fn(&mut Guest) -> Result<()>,
+    pub run: Scene,
 }
 
 /// The machines there are; few, so that many scenarios share a boot.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// 256 MiB of RAM, two processors, one swap disk.
+    /// 256 MiB of RAM, two processors, two swap disks.
     Usual,
 }
 
 impl Kind {
     fn machine(self) -> Machine {
         match self {
-            Self::Usual => Machine { memory_mib: 256, cpus: 2, swap_mib: vec![1024] },
+            Self::Usual => Machine {
+                memory_mib: 256,
+                cpus: 2,
+                swap_mib: vec![1024, 256],
+            },
         }
     }
 }
 
 impl Entry {
-    const fn plain(name: &'static str, about: &'static str, run: fn(&mut Guest) -> Result<()>) -> Self {
-        Self { name, about, machine: Kind::Usual, limit_s: 180, module: false, in_test: true, run }
+    const fn new(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            name,
+            about,
+            machine: Kind::Usual,
+            limit_s: 180,
+            module: true,
+            in_test: true,
+            run,
+        }
+    }
+
+    const fn plain(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            module: false,
+            ..Self::new(name, about, run)
+        }
+    }
+
+    const fn demo(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            in_test: false,
+            ..Self::new(name, about, run)
+        }
+    }
+
+    const fn within(self, limit_s: u64) -> Self {
+        Self { limit_s, ..self }
     }
 
     /// What the harness needs to know.
@@ -61,5 +101,125 @@ pub fn all() -> &'static [Entry] {
 }
 
 const TABLE: &[Entry] = &[
-    Entry::plain("plain-swap", "no module: fill, evict to the disk, verify", plain::swap),
+    Entry::plain(
+        "plain-swap",
+        "no module: fill, evict to the disk, verify",
+        plain::swap,
+    ),
+    Entry::new("basic", "evict, verify, swapoff, rmmod", basic::basic),
+    Entry::new(
+        "in-use",
+        "rmmod is refused while pages are away",
+        basic::in_use,
+    ),
+    Entry::new("ended", "a program that ends leaves nothing", basic::ended),
+    Entry::new(
+        "killed",
+        "a killed program's pages are freed on the server",
+        basic::killed,
+    ),
+    Entry::new(
+        "rounds",
+        "four times the limit, rewritten in rounds",
+        basic::rounds,
+    ),
+    Entry::new(
+        "global",
+        "half as much again as there is RAM",
+        basic::global,
+    )
+    .within(400),
+    Entry::new(
+        "statistics",
+        "readable while it runs; vmstat agrees",
+        basic::statistics,
+    ),
+    Entry::new("reload", "insmod and rmmod twenty times", basic::reload).within(300),
+    Entry::new("huge", "2 MiB folios out and in", kinds::huge),
+    Entry::new("large", "64 KiB folios out and in", kinds::large),
+    Entry::new("zero", "zero pages among others", kinds::zero),
+    Entry::new(
+        "shared",
+        "shmem pages, swapoff with them away",
+        kinds::shared,
+    ),
+    Entry::new("fork", "fork with pages away", kinds::fork),
+    Entry::new("full", "a full server: the rest to the disk", room::full),
+    Entry::new(
+        "full-zswap",
+        "a full server: the rest to zswap",
+        room::full_zswap,
+    ),
+    Entry::new("inflight", "a tiny in-flight table", room::inflight),
+    Entry::new(
+        "inflight-huge",
+        "a table too small for a huge folio",
+        room::inflight_huge,
+    ),
+    Entry::new(
+        "killed-idle",
+        "the server dies empty and comes back",
+        room::killed_idle,
+    ),
+    Entry::new(
+        "paused",
+        "the server stands still for a while",
+        room::paused,
+    ),
+    Entry::new(
+        "link-down",
+        "the network goes and comes back",
+        room::link_down,
+    ),
+    Entry::new(
+        "unload-busy",
+        "insmod and rmmod under others' swapping",
+        room::unload_busy,
+    ),
+    Entry::new(
+        "disk-before",
+        "pages on disk before insmod",
+        tiers::disk_before,
+    ),
+    Entry::new(
+        "zswap-before",
+        "zswap on before insmod",
+        tiers::zswap_before,
+    ),
+    Entry::new(
+        "zswap-after",
+        "zswap switched on and off after insmod",
+        tiers::zswap_after,
+    ),
+    Entry::new(
+        "zswap-shrinker",
+        "zswap's shrinker busy, server full",
+        tiers::zswap_shrinker,
+    ),
+    Entry::new(
+        "two-areas",
+        "two swap areas of one priority",
+        tiers::two_areas,
+    ),
+    Entry::new(
+        "areas-come-and-go",
+        "areas added and removed meanwhile",
+        tiers::areas_come_and_go,
+    ),
+    Entry::new(
+        "wrong-parameters",
+        "insmod says what is wrong",
+        refusals::parameters,
+    ),
+    Entry::new(
+        "wrong-servers",
+        "nobody there, or somebody else",
+        refusals::servers,
+    ),
+    Entry::new(
+        "wrong-version",
+        "another version of the protocol",
+        refusals::version,
+    ),
+    Entry::demo("demo", "what `make demo` runs", demo::run).within(900),
 ];

@@ -12,8 +12,15 @@ pub fn swap(guest: &mut Guest) -> Result<()> {
     let disk = Swap::on(0, 10)?;
     let before = disk.pages_written()?;
     let cgroup = guest.cgroup("plain", 16)?;
-    let mut filler =
-        guest.filler(&cgroup, Spec { kind: Kind::Small, pages: 16384, seed: 1, zero_every: 0 })?;
+    let mut filler = guest.filler(
+        &cgroup,
+        Spec {
+            kind: Kind::Small,
+            pages: 16384,
+            seed: 1,
+            zero_every: 0,
+        },
+    )?;
     filler.fill()?;
     filler.verify()?;
     filler.expect_right("shuffled")?;

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The life of a page: out, in, freed; and the module's: loaded, in use, unloaded.
+
+use anyhow::{ensure, Result};
+use rustix::io::Errno;
+
+use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use crate::guest::{module, vm, Guest};
+
+/// Evict everything, read it in order and out of order, evict again, `swapoff` with all of it away.
+pub fn basic(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let written = disk.pages_written()?;
+    let spec = small(PAGES, 11);
+    let (cgroup, mut filler) = evicted(guest, "basic", spec)?;
+    expect_at_least(guest, "stored_pages", 8000)?;
+    filler.verify()?;
+    expect_at_least(guest, "loaded_pages", 8000)?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    filler.expect_right("shuffled")?;
+    evict_all(&cgroup, &spec)?;
+    disk.off()?;
+    guest.expect_server_pages(0)?;
+    filler.verify()?;
+    filler.end()?;
+    let written = disk.pages_written()? - written;
+    guest.figures.insert("disk".to_owned(), written);
+    ensure!(written == 0, "{written} pages went to the disk");
+    end(guest, &disk)
+}
+
+/// rmmod says "in use" while pages are away, and works after swapoff.
+pub fn in_use(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let (_cgroup, mut filler) = evicted(guest, "in-use", small(2048, 12))?;
+    for _ in 0..3 {
+        let refused = module::rmmod();
+        ensure!(
+            refused == Err(Errno::AGAIN),
+            "rmmod with pages away: {refused:?}"
+        );
+    }
+    filler.verify()?;
+    disk.off()?;
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk)
+}
+
+/// A program that ends leaves nothing on the server once swap is off.
+pub fn ended(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let (_cgroup, filler) = evicted(guest, "ended", small(PAGES, 13))?;
+    filler.end()?;
+    expect_at_least(guest, "stored_pages", 8000)?;
+    end(guest, &disk)
+}
+
+/// A program that is killed frees its pages on the server, before any swapoff.
+pub fn killed(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let (_cgroup, filler) = evicted(guest, "killed", small(PAGES, 14))?;
+    let before = guest.host.server_pages()?;
+    ensure!(before >= 8000, "only {before} pages are on the server");
+    filler.kill()?;
+    // Folios that were locked or under writeback keep their slots until reclaim (C4).
+    crate::guest::poll(
+        "the killed program's pages",
+        std::time::Duration::from_secs(30),
+        || Ok(guest.host.server_pages()? < 400),
+    )?;
+    end(guest, &disk)
+}
+
+/// A working set of four times the limit, rewritten and read in many rounds.
+pub fn rounds(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let (_cgroup, mut filler) = filled(guest, "rounds", 8, small(PAGES, 15))?;
+    for round in 0..4 {
+        filler.perform("rewrite")?;
+        filler.expect_right(if round % 2 == 0 { "verify" } else { "shuffled" })?;
+    }
+    filler.end()?;
+    end(guest, &disk)
+}
+
+/// Without a cgroup: half as much again as the guest's RAM, kswapd at work.
+pub fn global(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "512M", "")?;
+    let written = disk.pages_written()?;
+    let (_cgroup, mut filler) = filled(guest, "global", 0, small(96 * 1024, 16))?;
+    filler.verify()?;
+    filler.end()?;
+    let written = disk.pages_written()? - written;
+    guest.figures.insert("disk".to_owned(), written);
+    expect_at_least(guest, "stored_pages", 30_000)?;
+    end(guest, &disk)
+}
+
+/// The statistics can be read at any time, and the kernel's own counters show the traffic.
+pub fn statistics(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let (out, back) = (vm::vmstat("zswpout")?, vm::vmstat("zswpin")?);
+    let cgroup = guest.cgroup("statistics", 8)?;
+    let mut filler = guest.filler(&cgroup, small(PAGES, 17))?;
+    let mut readings = 0;
+    for order in ["fill", "verify"] {
+        filler.order(order)?;
+        for _ in 0..100 {
+            module::stats()?;
+            readings += 1;
+        }
+        filler.answer()?;
+    }
+    ensure!(filler.wrong == 0, "{} bytes are wrong", filler.wrong);
+    filler.end()?;
+    guest.figures.insert("readings".to_owned(), readings);
+    let stored = guest.stat("stored_pages")?;
+    let loaded = guest.stat("loaded_pages")?;
+    let (out, back) = (vm::vmstat("zswpout")? - out, vm::vmstat("zswpin")? - back);
+    ensure!(
+        out >= stored && stored > 5000,
+        "vmstat's zswpout grew by {out}, stored {stored}"
+    );
+    ensure!(
+        back >= loaded && loaded > 5000,
+        "vmstat's zswpin grew by {back}, loaded {loaded}"
+    );
+    end(guest, &disk)
+}
+
+/// insmod and rmmod again and again, with pages out and in between.
+pub fn reload(guest: &mut Guest) -> Result<()> {
+    guest.host.start_server(ROOMY)?;
+    for round in 0..20 {
+        let disk = crate::guest::Swap::on(0, 10)?;
+        guest.insmod("")?;
+        if round % 4 == 0 {
+            let (cgroup, mut filler) = evicted(guest, "reload", small(512, round))?;
+            filler.verify()?;
+            filler.end()?;
+            cgroup.remove()?;
+        }
+        disk.off()?;
+        guest.rmmod()?;
+    }
+    guest.expect_server_pages(0)?;
+    guest.host.stop_server()
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Debian's gcc compiles a large file under a tight limit; the object is compared with one made
+//! without a limit.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+use anyhow::{Context, Result};
+
+use super::sort::differing_bytes;
+use crate::guest::{program, Guest};
+use crate::pattern::mix;
+use crate::ROOT;
+
+/// Functions in the file; each costs the compiler some kilobytes.
+const FUNCTIONS: u64 = 600;
+const STATEMENTS: u64 = 12;
+const GCC: &str = "/usr/bin/gcc";
+
+/// The file, and its object.
+pub fn prepare() -> Result<()> {
+    let path = format!("{ROOT}/work/large.c");
+    let mut file = BufWriter::new(File::create(&path).with_context(|| format!("making {path}"))?);
+    for function in 0..FUNCTIONS {
+        writeln!(file, "unsigned f{function}(unsigned a, unsigned *b)\n{{")?;
+        for statement in 0..STATEMENTS {
+            let number = mix(function * STATEMENTS + statement);
+            let (first, second) = (number & 0xffff, (number >> 16) & 0xfff);
+            writeln!(
+                file,
+                "\ta = (a ^ {first}u) * {second}u + b[{statement}];\n\tb[a & 15] += a;"
+            )?;
+        }
+        writeln!(file, "\treturn a;\n}}")?;
+    }
+    // Numbers that the compiler holds all at once, until its end.
+    writeln!(file, "const unsigned table[] = {{")?;
+    for entry in 0..150_000_u64 {
+        write!(
+            file,
+            "{}u,{}",
+            mix(entry) & 0xffff_ffff,
+            if entry % 8 == 7 { '\n' } else { ' ' }
+        )?;
+    }
+    writeln!(file, "}};")?;
+    file.flush().context("writing the file to compile")?;
+    program::run(
+        None,
+        &[GCC, "-c", "/work/large.c", "-o", "/work/expected.o"],
+    )
+    .map(drop)
+}
+
+/// Compiles under the limit; compares.
+pub fn run(guest: &mut Guest, limit_mib: u64) -> Result<u64> {
+    let cgroup = guest.cgroup("gcc", limit_mib)?;
+    program::run(
+        Some(&cgroup),
+        &[GCC, "-c", "/work/large.c", "-o", "/work/limited.o"],
+    )?;
+    differing_bytes("/work/expected.o", "/work/limited.o")
+}
