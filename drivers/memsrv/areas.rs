@@ -32,17 +32,23 @@ const CHUNK_SLOTS: u64 = CHUNK_CLUSTERS * CLUSTER_SLOTS as u64;
 /// Where a slot's number holds the area's.
 const AREA_SHIFT: u32 = 48;
 
-/// 512 slots.
-struct Cluster {
-    bits: [Atomic<u64>; 8],
-    /// How many bits are set, or about to be (admitted).
-    used: Atomic<u32>,
-}
+/// The bits of 512 slots.
+type Bits = [Atomic<u64>; 8];
 
 struct Chunk {
     /// Clusters of which a slot was freed since the server was last told.
     flags: Atomic<u64>,
-    clusters: KVec<Cluster>,
+    /// A page of them.
+    bits: KVec<Bits>,
+    /// For each cluster how many bits are set, or about to be (admitted).
+    used: KVec<Atomic<u32>>,
+}
+
+/// A cluster, found.
+#[derive(Clone, Copy)]
+struct Cluster<'a> {
+    bits: &'a Bits,
+    used: &'a Atomic<u32>,
 }
 
 type Chunks = KVVec<SetOnce<KBox<Chunk>>>;
@@ -56,6 +62,15 @@ pub(crate) enum NoPlace {
     Range,
     /// The module is being unloaded.
     Unloading,
+}
+
+/// What became of slots that were cleared.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cleared {
+    /// How many had their bit set.
+    pub(crate) pages: u64,
+    /// Whether the link must be told: their cluster was not flagged yet.
+    pub(crate) tell: bool,
 }
 
 /// The bits of all areas.
@@ -87,23 +102,14 @@ fn place(slot: u64) -> Place {
 }
 
 fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
-    let mut clusters = KVec::new();
+    let mut bits = KVec::with_capacity(64, GFP_KERNEL)?;
+    let mut used = KVec::with_capacity(64, GFP_KERNEL)?;
     for _ in 0..CHUNK_CLUSTERS {
-        clusters.push(
-            Cluster {
-                bits: [const { Atomic::new(0) }; 8],
-                used: Atomic::new(0),
-            },
-            GFP_KERNEL,
-        )?;
+        bits.push([const { Atomic::new(0) }; 8], GFP_KERNEL)?;
+        used.push(Atomic::new(0), GFP_KERNEL)?;
     }
-    KBox::new(
-        Chunk {
-            flags: Atomic::new(0),
-            clusters,
-        },
-        GFP_KERNEL,
-    )
+    let flags = Atomic::new(0);
+    KBox::new(Chunk { flags, bits, used }, GFP_KERNEL)
 }
 
 impl Areas {
@@ -131,8 +137,12 @@ impl Areas {
         Some(chunk)
     }
 
-    fn cluster(&self, at: Place) -> Option<&Cluster> {
-        self.chunk(at)?.clusters.get(at.cluster)
+    fn cluster(&self, at: Place) -> Option<Cluster<'_>> {
+        let chunk = self.chunk(at)?;
+        Some(Cluster {
+            bits: chunk.bits.get(at.cluster)?,
+            used: chunk.used.get(at.cluster)?,
+        })
     }
 
     /// Makes the chunks for `slots` slots from `slot` on, as far as they are missing. Sleeps.
@@ -189,7 +199,7 @@ impl Areas {
     }
 
     /// Takes `n` from a cluster's count, and the module's reference with the last of it.
-    fn unclaim(&self, cluster: &Cluster, n: u32) {
+    fn unclaim(&self, cluster: Cluster<'_>, n: u32) {
         if n > 0 && cluster.used.fetch_sub(n, Full) == n {
             self.module.put();
         }
@@ -213,12 +223,11 @@ impl Areas {
         self.unclaim(cluster, before);
     }
 
-    /// Clears the bits of slots, those that are set; true if there were any and their cluster was
-    /// not flagged yet: then the server must be told.
-    pub(crate) fn clear(&self, slot: u64, pages: u16) -> bool {
+    /// Clears the bits of slots, those that are set, and flags their cluster.
+    pub(crate) fn clear(&self, slot: u64, pages: u16) -> Cleared {
         let at = place(slot);
         let (Some(chunk), Some(cluster)) = (self.chunk(at), self.cluster(at)) else {
-            return false;
+            return Cleared::default();
         };
         let mut cleared = 0;
         for (word, mask) in words(at.bit, pages) {
@@ -231,13 +240,16 @@ impl Areas {
             }
         }
         if cleared == 0 {
-            return false;
+            return Cleared::default();
         }
         let flag = 1 << at.cluster;
         let flagged = atomic::set(&chunk.flags, flag) & flag != 0;
         self.present.fetch_sub(u64::from(cleared), Relaxed);
         self.unclaim(cluster, cleared);
-        !flagged
+        Cleared {
+            pages: u64::from(cleared),
+            tell: !flagged,
+        }
     }
 
     /// How many of a folio's slots the server holds.
@@ -309,7 +321,7 @@ impl Areas {
 
     /// Forgets all slots of an area; returns how many there were.
     pub(crate) fn wipe(&self, area: u32) -> u64 {
-        let before = self.present();
+        let mut wiped = 0;
         let area = u64::from(area);
         let chunks = match usize::try_from(area).ok().and_then(|n| self.areas.get(n)) {
             Some(chunks) => chunks.as_ref(),
@@ -320,12 +332,13 @@ impl Areas {
                 if chunk.as_ref().is_some() {
                     let first = area << AREA_SHIFT | number * CHUNK_SLOTS;
                     for cluster in 0..CHUNK_CLUSTERS {
-                        self.clear(first + cluster * u64::from(CLUSTER_SLOTS), CLUSTER_SLOTS);
+                        let slot = first + cluster * u64::from(CLUSTER_SLOTS);
+                        wiped += self.clear(slot, CLUSTER_SLOTS).pages;
                     }
                 }
             }
         }
-        before.saturating_sub(self.present())
+        wiped
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::areas::NoPlace;
 use super::link::{event, Link};
+use super::maker::Maker;
 use super::platform::{
     folio::{FolioView, LoadingFolio, StoringFolio},
     hook::{SwapHooks, Target}, //
@@ -23,6 +24,7 @@ use kernel::{
 pub(crate) struct Client {
     shared: Arc<Shared>,
     links: KVec<Arc<Link>>,
+    maker: Arc<Maker>,
     /// Off until all hooks are there, and again when they are about to go.
     accepting: Atomic<bool>,
 }
@@ -31,10 +33,11 @@ static TARGET: Target<Client> = Target::new();
 
 impl Client {
     /// With links that are up.
-    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>, maker: Arc<Maker>) -> Self {
         Self {
             shared,
             links,
+            maker,
             accepting: Atomic::new(false),
         }
     }
@@ -73,7 +76,7 @@ impl Client {
             shared.pool.unreserve(pages);
             match why {
                 NoPlace::Chunk => {
-                    self.want_chunk(slot, 1);
+                    self.want_chunks(slot, 1);
                     Refusal::Chunk
                 }
                 NoPlace::Range => Refusal::Range,
@@ -82,24 +85,21 @@ impl Client {
         })
     }
 
-    /// Asks the first link's thread for the chunks of some slots.
-    fn want_chunk(&self, slot: u64, slots: u64) {
-        if let Some(link) = self.links.first() {
-            link.wanted_slots.store(slots, Relaxed);
-            link.wanted.store(slot.saturating_add(1), Relaxed);
-            link.bell.ring(event::CHUNK);
-        }
+    /// Asks for the chunks of an area up to a slot.
+    fn want_chunks(&self, slot: u64, slots: u64) {
+        let offset = slot & ((1 << 48) - 1);
+        self.maker.want(slot >> 48, offset.saturating_add(slots));
     }
 
     /// Clears the bits of slots; the server is told in time. Returns how many there were.
-    fn forget(&self, slot: u64, pages: u16) -> u16 {
-        let count = self.shared.areas.count(slot, pages);
-        if count > 0 && self.shared.areas.clear(slot, pages) {
+    fn forget(&self, slot: u64, pages: u16) -> u64 {
+        let cleared = self.shared.areas.clear(slot, pages);
+        if cleared.tell {
             if let Some(link) = self.link(slot) {
                 link.bell.ring(event::FREE);
             }
         }
-        count
+        cleared.pages
     }
 }
 
@@ -116,7 +116,7 @@ impl SwapHooks for Client {
                 self.shared.counters.refuse(why, pages);
                 // zswap or the disk will have the newest bytes: ours must not be read any more.
                 let forgotten = self.forget(slot, pages);
-                self.shared.counters.forgotten_pages.add(forgotten.into());
+                self.shared.counters.forgotten_pages.add(forgotten);
                 false
             }
         }
@@ -129,14 +129,14 @@ impl SwapHooks for Client {
     fn invalidate(&self, slot: u64) {
         let freed = self.forget(slot, 1);
         if freed > 0 {
-            self.shared.counters.freed_pages.add(freed.into());
+            self.shared.counters.freed_pages.add(freed);
         }
     }
 
     fn swapon(&self, area: u32, pages: u64) {
         // The first 64 GiB at once; the rest as it comes into use.
         const AT_ONCE: u64 = 1 << 24;
-        self.want_chunk(u64::from(area) << 48, pages.min(AT_ONCE));
+        self.want_chunks(u64::from(area) << 48, pages.min(AT_ONCE));
     }
 
     fn swapoff(&self, area: u32) {

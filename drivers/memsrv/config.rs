@@ -16,6 +16,9 @@ const DEFAULT_CONNECTIONS: u32 = 4;
 /// The most pages in flight unless more are asked for (32 MiB), and the least: two huge pages.
 const DEFAULT_INFLIGHT: (u64, u64) = (1024, 8192);
 
+/// The most entries in all connections' tables, of about 150 bytes each.
+const MAX_TABLES: u64 = 1 << 19;
+
 /// The most pages that may be in flight: 256 MiB.
 const MAX_INFLIGHT: u32 = 65536;
 
@@ -69,6 +72,10 @@ impl Config {
             }
             n => n,
         };
+        if u64::from(inflight) * u64::from(connections) > MAX_TABLES {
+            pr_err!("inflight={inflight} with connections={connections} takes too much memory: give less of one\n");
+            return Err(EINVAL);
+        }
         Ok(Self {
             server: server(params::server())?,
             client: client()?,
@@ -80,7 +87,7 @@ impl Config {
                 u32::from(MAX_STREAMS),
             )?)?,
             inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
-            store_ms: u64::from(between("store_ms", params::store_ms(), 100, 600_000)?),
+            store_ms: u64::from(between("store_ms", params::store_ms(), 4000, 600_000)?),
             hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
             silence_ms: u64::from(between("silence_ms", params::silence_ms(), 100, 600_000)?),
             keep_clean: params::keep_clean(),

@@ -20,7 +20,6 @@ use super::platform::{
     thread::Bell, //
 };
 use super::protocol::Slot;
-use super::rx::Ended;
 use super::shared::Shared;
 use super::stats::LinkCounters;
 use super::table::{LoadEntry, Table};
@@ -56,8 +55,6 @@ pub(crate) mod event {
     pub(crate) const BROKEN: u32 = 4;
     /// Something is in flight: watch the time.
     pub(crate) const WATCH: u32 = 8;
-    /// A chunk of the bitmap is missing.
-    pub(crate) const CHUNK: u32 = 16;
 }
 
 type Ops = KVVec<OpSlot<u32>>;
@@ -67,6 +64,8 @@ type Loads = KVVec<LoadSlot<u32>>;
 pub(crate) struct State {
     pub(crate) stream: Stream<u32, u32, Ops, Loads>,
     pub(crate) table: Table,
+    /// Whether the thread looks at the clock by itself; else it must be told of what is in flight.
+    pub(crate) watched: bool,
 }
 
 /// One connection to the server.
@@ -82,11 +81,9 @@ pub(crate) struct Link {
     pub(crate) tx: Mutex<Tx>,
     /// Loads wait here for an entry.
     #[pin]
-    load_room: CondVar,
+    pub(crate) load_room: CondVar,
     /// Whether stores are worth being admitted.
     pub(crate) up: Atomic<bool>,
-    /// Whether the thread looks at the clock by itself.
-    pub(crate) watched: Atomic<bool>,
     /// When the server was last heard, in milliseconds.
     pub(crate) heard_ms: Atomic<u64>,
     pub(crate) reconnects: Atomic<u64>,
@@ -96,10 +93,6 @@ pub(crate) struct Link {
     pub(crate) first: Atomic<i32>,
     #[pin]
     pub(crate) first_done: kernel::sync::Completion,
-    /// A slot whose chunk is missing, plus one. Only the first link's thread looks at it.
-    pub(crate) wanted: Atomic<u64>,
-    /// That many slots from there on.
-    pub(crate) wanted_slots: Atomic<u64>,
 }
 
 /// A link's numbers for the statistics.
@@ -143,6 +136,7 @@ impl Link {
                 filled(LoadSlot::EMPTY, usize::try_from(LOADS)?)?,
             ),
             table: Table::new(copies, LOADS)?,
+            watched: false,
         };
         let tx = Tx::new()?;
         Arc::pin_init(
@@ -154,14 +148,11 @@ impl Link {
                 tx <- new_mutex!(tx),
                 load_room <- new_condvar!(),
                 up: Atomic::new(false),
-                watched: Atomic::new(false),
                 heard_ms: Atomic::new(0),
                 reconnects: Atomic::new(0),
                 frees_wait: Atomic::new(false),
                 first: Atomic::new(1),
                 first_done <- kernel::sync::Completion::new(),
-                wanted: Atomic::new(0),
-                wanted_slots: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
@@ -177,15 +168,16 @@ impl Link {
         let (first, pages) = (folio.slot(), folio.pages());
         let pool = &self.shared.pool;
         let mut lead = None;
-        let mut queued = 0;
+        let mut more = false;
         for index in 0..pages {
             let slot = first.saturating_add(u64::from(index));
             // Admission has reserved it, so that there is one.
             let Some(number) = pool.take() else {
+                ratelimited!(pr_err, "the in-flight table is short of what it promised\n");
                 break;
             };
             let crc = pool.buffers().fill(number, folio, index, slot);
-            queued = self.change(|state| {
+            let (queued, watched) = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
                     self.shared.areas.set(first, pages);
@@ -198,14 +190,19 @@ impl Link {
                 if asked.is_err() {
                     state.table.end_copy(number, Err(StoreError::Expired), pool);
                 }
-                state.stream.queued()
+                (state.stream.queued(), state.watched)
             });
+            more = queued > 0;
             if queued >= SEND_BATCH {
                 // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
                 self.send();
+                more = false;
+            }
+            if !watched {
+                self.bell.ring(event::WATCH);
             }
         }
-        if queued < SEND_BATCH {
+        if more {
             self.bell.ring(event::SEND);
         }
     }
@@ -218,52 +215,55 @@ impl Link {
             pages,
             asked_us: sys::now_us(),
             patient: sys::current_is_swapoff(),
+            damaged: 0,
         };
-        let mut state = self.state.lock();
-        while !state.table.has_load_room() {
-            self.load_room.wait(&mut state);
-        }
-        let State { stream, table } = &mut *state;
-        let refused = match table.begin_load(entry) {
-            Ok(number) => {
-                let asked = stream.load(Slot(slot), pages, number, sys::now_ms());
-                asked.is_err().then(|| table.lend(number)).flatten()
-            }
-            Err(entry) => Some(entry),
-        };
-        drop(state);
-        if let Some(entry) = refused {
-            // The engine's table is as large as ours, and `holds` looked at the run: not reached.
+        if let Err(entry) = self.ask(slot, entry) {
             ratelimited!(
                 pr_err,
-                "a load of {pages} pages at slot {slot:#x} was not taken\n"
+                "a page could not be read back (no answer in time): slot {slot:#x}\n"
             );
             entry.folio.done(false, false);
-            return;
+        } else {
+            self.send();
         }
-        if !self.watched.load(Relaxed) {
+    }
+
+    /// Puts a load into the table, waiting for room as long as a load may wait at all.
+    fn ask(&self, slot: u64, entry: LoadEntry) -> Result<(), LoadEntry> {
+        let since_ms = entry.asked_us / 1000;
+        let mut state = self.state.lock();
+        while !state.table.has_load_room() {
+            let waited = sys::now_ms().saturating_sub(since_ms);
+            if waited > self.shared.config.hold_ms && !entry.patient {
+                return Err(entry);
+            }
+            // The thread looks at the time for those who wait here, too, and wakes them.
+            self.load_room.wait(&mut state);
+        }
+        let State { stream, table, .. } = &mut *state;
+        let pages = entry.pages;
+        let number = table.begin_load(entry)?;
+        if stream.load(Slot(slot), pages, number, since_ms).is_err() {
+            // The engine's table is as large as ours, and the run was looked at: not reached.
+            return table.cancel_load(number).map_or(Ok(()), Err);
+        }
+        let watched = state.watched;
+        drop(state);
+        if !watched {
             self.bell.ring(event::WATCH);
         }
-        self.send();
+        Ok(())
     }
 
     /// Changes the state, and then, without the lock, ends what has ended by it.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let (result, mut ended) = {
+        let (result, done) = {
             let mut state = self.state.lock();
             let result = change(&mut state);
-            (result, Ended::take(&mut state.table, &self.shared.pool))
+            (result, state.table.pop_done(&self.shared.pool))
         };
-        while !ended.is_empty() {
-            let full = ended.is_full();
-            if ended.has_load() {
-                self.load_room.notify_all();
-            }
-            ended.finish(self);
-            if !full {
-                break;
-            }
-            ended = Ended::take(&mut self.state.lock().table, &self.shared.pool);
+        if let Some(done) = done {
+            self.finish(done);
         }
         result
     }

@@ -22,6 +22,7 @@ mod areas;
 mod client;
 mod config;
 mod link;
+mod maker;
 mod pool;
 mod rx;
 mod session;
@@ -39,6 +40,7 @@ use kernel::{
     sync::Arc, //
 };
 use link::Link;
+use maker::Maker;
 use platform::{
     hook::{HookError, Registration},
     sys::{self, ModulePin},
@@ -61,6 +63,7 @@ struct Memsrv {
     client: Arc<Client>,
     hooks: Option<Registration<Client>>,
     threads: KVec<Thread<Link>>,
+    _maker: Thread<Maker>,
 }
 
 impl kernel::Module for Memsrv {
@@ -91,7 +94,10 @@ impl kernel::Module for Memsrv {
             }
             links.push(link, GFP_KERNEL)?;
         }
-        let client = Arc::new(Client::new(shared.clone(), copy(&links)?), GFP_KERNEL)?;
+        let maker = Maker::new(shared.clone())?;
+        let maker_thread = Thread::start(c"memsrv-maker", maker.clone())?;
+        let client = Client::new(shared.clone(), copy(&links)?, maker);
+        let client = Arc::new(client, GFP_KERNEL)?;
         let hooks = match Registration::new(client.clone()) {
             Ok(hooks) => hooks,
             Err(HookError { function, error }) => {
@@ -122,6 +128,7 @@ impl kernel::Module for Memsrv {
             client,
             hooks: Some(hooks),
             threads,
+            _maker: maker_thread,
         })
     }
 }
@@ -153,7 +160,7 @@ fn copy(links: &KVec<Arc<Link>>) -> Result<KVec<Arc<Link>>> {
 
 fn explain(function: &CStr, error: Error) {
     if error == EBUSY {
-        pr_err!("{function} is hooked by somebody else: unload the livepatch or kprobe that sits on it\n");
+        pr_err!("{function} cannot be hooked now: unload the livepatch or kprobe that sits on it, and see that the sysctl kernel.ftrace_enabled is 1\n");
     } else if error == EINVAL {
         pr_err!("this kernel has no {function} to hook: it needs CONFIG_ZSWAP and a 7.x kernel\n");
     } else {

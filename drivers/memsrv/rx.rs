@@ -5,15 +5,14 @@
 //! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
 //! nothing, closes nothing; what is left to do it asks of the thread.
 
-use super::engine::{Event, LoadError, Receiver, Want};
+use super::engine::{Event, Fault, LoadError, Receiver, StoreError, Want};
 use super::link::{event, Link, State};
 use super::platform::{
     socket::{Received, SocketOwner},
     sys, //
 };
-use super::pool::Pool;
-use super::protocol::{Message, Tag};
-use super::table::{Done, LoadEntry, Table};
+use super::protocol::{Message, Status, Tag};
+use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
     sync::atomic::Relaxed, //
@@ -107,7 +106,7 @@ impl Link {
         let fault = match event {
             Event::PageHeader { tag, slot, .. } => {
                 let mut state = self.state.lock();
-                let State { stream, table } = &mut *state;
+                let State { stream, table, .. } = &mut *state;
                 match stream.page(tag, slot) {
                     Ok(target) => {
                         rx.filling = table.lend(target.token).map(|entry| Filling {
@@ -137,17 +136,12 @@ impl Link {
         Err(EPROTO)
     }
 
-    fn page_end(
-        &self,
-        rx: &mut Rx,
-        tag: Tag,
-        slot: u64,
-        crc: u32,
-    ) -> Result<(), super::engine::Fault> {
+    fn page_end(&self, rx: &mut Rx, tag: Tag, slot: u64, crc: u32) -> Result<(), Fault> {
         let Some(mut filling) = rx.filling.take() else {
             return Ok(());
         };
         let good = sys::crc32c(slot, filling.entry.folio.page_mut(filling.index)) == crc;
+        let again = !good && filling.entry.may_try_again();
         if !good {
             ratelimited!(pr_err, "slot {slot:#x} came back damaged (checksum)\n");
         }
@@ -157,21 +151,33 @@ impl Link {
             Err(LoadError::Checksum)
         };
         self.change(|state| {
-            state.table.give_back(filling.number, filling.entry);
-            if let Some(completion) = state.stream.page_done(tag, result)? {
-                state.table.complete(completion, &self.shared.pool);
+            let State { stream, table, .. } = state;
+            table.give_back(filling.number, filling.entry);
+            if again {
+                // On a new connection it is asked anew: the damage may have come on the way.
+                return Err(Fault::Unexpected);
+            }
+            if let Some(completion) = stream.page_done(tag, result)? {
+                table.complete(completion, &self.shared.pool);
             }
             Ok(())
         })
     }
 
-    fn message(&self, message: Message) -> Result<(), super::engine::Fault> {
+    fn message(&self, message: Message) -> Result<(), Fault> {
         if let Message::Notice { status, .. } = message {
             ratelimited!(pr_info, "the server says: {}\n", status.as_str());
         }
+        if let Message::NoPage { status, .. } = message {
+            // Only these say that the page is gone; after anything else it is asked for again.
+            if !matches!(status, Status::NotFound | Status::BadChecksum) {
+                ratelimited!(pr_err, "a load was refused: {}\n", status.as_str());
+                return Err(Fault::Unexpected);
+            }
+        }
         let frees = matches!(message, Message::Ack { .. });
         let (result, more) = self.change(|state| {
-            let State { stream, table } = state;
+            let State { stream, table, .. } = state;
             let result = stream.message(message, &mut |completion| {
                 table.complete(completion, &self.shared.pool);
             });
@@ -188,83 +194,57 @@ impl Link {
     }
 }
 
-/// How many endings are carried out of the lock at a time.
-const ENDED: usize = 16;
-
-/// What has ended, taken from the table, to be told to the kernel without the lock.
-pub(crate) struct Ended {
-    items: [Option<Done>; ENDED],
-    len: usize,
-    load: bool,
-}
-
-impl Ended {
-    /// Takes some of what has ended.
-    pub(crate) fn take(table: &mut Table, pool: &Pool) -> Self {
-        let mut this = Self {
-            items: [const { None }; ENDED],
-            len: 0,
-            load: false,
-        };
-        for item in &mut this.items {
-            let Some(done) = table.pop_done(pool) else {
-                break;
-            };
-            this.load |= matches!(done, Done::Load(..));
-            *item = Some(done);
-            this.len += 1;
-        }
-        this
-    }
-
-    /// Whether nothing has ended.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether there may be more.
-    pub(crate) fn is_full(&self) -> bool {
-        self.len == ENDED
-    }
-
-    /// Whether a load is among them, so that there is room for another.
-    pub(crate) fn has_load(&self) -> bool {
-        self.load
-    }
-
-    /// Tells the kernel.
-    pub(crate) fn finish(self, link: &Link) {
-        for done in self.items.into_iter().flatten() {
+impl Link {
+    /// Tells the kernel what has ended, one after the other, without the lock.
+    ///
+    /// Not inlined: this runs at the bottom of a reclaiming task's stack, below TCP, and the frames of
+    /// those who call it stay small.
+    #[inline(never)]
+    pub(crate) fn finish(&self, first: Done) {
+        let mut next = Some(first);
+        while let Some(done) = next {
             match done {
-                Done::Load(entry, result) => {
-                    if result.is_ok() {
-                        sys::count_in(u32::from(entry.pages));
-                    } else {
-                        ratelimited!(
-                            pr_err,
-                            "a page could not be read back ({result:?}): slot {:#x}\n",
-                            entry.folio.slot()
-                        );
-                    }
-                    let dirty = !link.shared.config.keep_clean;
-                    entry.folio.done(result.is_ok(), dirty);
+                Done::Load(entry, result) => self.finish_load(entry, result),
+                Done::Store(group) => self.finish_store(group),
+            }
+            next = self.state.lock().table.pop_done(&self.shared.pool);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_load(&self, entry: LoadEntry, result: Result<(), LoadError>) {
+        self.load_room.notify_one();
+        if result.is_ok() {
+            sys::count_in(u32::from(entry.pages));
+        } else {
+            ratelimited!(
+                pr_err,
+                "a page could not be read back ({result:?}): slot {:#x}\n",
+                entry.folio.slot()
+            );
+        }
+        let dirty = !self.shared.config.keep_clean;
+        entry.folio.done(result.is_ok(), dirty);
+    }
+
+    #[inline(never)]
+    fn finish_store(&self, group: Group) {
+        match group.failed {
+            None => {
+                sys::count_out(u32::from(group.pages));
+                self.shared.store_went_well();
+                group.folio.stored();
+            }
+            Some(error) => {
+                self.shared.store_failed(group.no_room());
+                if let (StoreError::Refused(status), false) = (error, group.no_room()) {
+                    ratelimited!(pr_err, "a store was refused: {}\n", status.as_str());
                 }
-                Done::Store(group) if group.failed.is_none() => {
-                    sys::count_out(u32::from(group.pages));
-                    group.folio.stored();
+                // The bits first: the folio may be stored anew as soon as its writeback ends.
+                if self.shared.areas.clear(group.slot, group.pages).tell {
+                    self.bell.ring(event::FREE);
                 }
-                Done::Store(group) => {
-                    if group.no_room() {
-                        link.shared.set_full();
-                    } else if let Some(status) = group.status() {
-                        ratelimited!(pr_err, "a store was refused: {}\n", status.as_str());
-                    }
-                    // The bits first: the folio may be stored anew as soon as its writeback ends.
-                    if link.shared.areas.clear(group.slot, group.pages) {
-                        link.bell.ring(event::FREE);
-                    }
-                    group.folio.failed();
-                }
+                group.folio.failed();
             }
         }
     }

@@ -31,10 +31,14 @@ use kernel::{
     }, //
 };
 
-/// How long connecting and the handshake may take, in milliseconds.
-const CONNECT_MS: u32 = 3000;
+/// How long each step of connecting may take, in milliseconds: the network's, and two of the handshake.
+const STEP_MS: u32 = 1000;
+/// How long connecting may take in all, during which nothing else is looked at.
+const CONNECT_MS: u64 = 3 * STEP_MS as u64;
 /// The delays before connecting anew: doubled each time, from the first to the last.
 const RETRY_MS: (u64, u64) = (100, 3000);
+/// A connection that lasted so long was a good one: the delays begin anew.
+const GOOD_MS: u64 = 5000;
 /// A server that still has our earlier life's connections is asked again for so long, at insmod.
 const BUSY_MS: u64 = 10_000;
 /// How long the last frees may take at rmmod.
@@ -43,6 +47,8 @@ const GOODBYE_MS: u64 = 3000;
 const BLOCKED_MS: u32 = 20;
 /// How often the clock is looked at while something is in flight, in milliseconds.
 const WATCH_MS: u32 = 200;
+/// The smallest window that leaves room for loads beside stores.
+const MIN_WINDOW: u32 = 16;
 
 /// Why a session did not come about.
 enum NoSession {
@@ -99,33 +105,51 @@ impl NoSession {
     }
 }
 
-/// What only the thread knows.
+/// When to connect, and what was said of it.
 struct Session {
+    started_ms: u64,
+    connected_ms: u64,
     retry_at_ms: u64,
     retry_ms: u64,
-    started_ms: u64,
     blocked: bool,
-    /// Whether the failure to connect was logged since the link was up.
+    /// Whether the server's absence was logged since it was last there.
     told: bool,
 }
 
-impl ThreadMain for Link {
-    fn main(self: Arc<Self>) {
-        let mut session = Session {
+impl Session {
+    fn new() -> Self {
+        Self {
+            started_ms: sys::now_ms(),
+            connected_ms: 0,
             retry_at_ms: 0,
             retry_ms: RETRY_MS.0,
-            started_ms: sys::now_ms(),
             blocked: false,
             told: false,
-        };
+        }
+    }
+
+    /// Connecting failed, or the connection did not last: the next attempt is later each time.
+    fn back_off(&mut self) {
+        let now = sys::now_ms();
+        if self.connected_ms != 0 && now.saturating_sub(self.connected_ms) >= GOOD_MS {
+            self.retry_ms = RETRY_MS.0;
+        }
+        self.connected_ms = 0;
+        self.retry_at_ms = now.saturating_add(self.retry_ms);
+        self.retry_ms = self.retry_ms.saturating_mul(2).min(RETRY_MS.1);
+    }
+}
+
+impl ThreadMain for Link {
+    const IN_RECLAIM: bool = true;
+
+    fn main(self: Arc<Self>) {
+        let mut session = Session::new();
         self.bell.ring(event::WATCH);
         loop {
             let events = self.bell.wait(self.timeout(&session));
             if should_stop() {
                 break;
-            }
-            if events & event::CHUNK != 0 {
-                self.make_chunk();
             }
             if self.connected() {
                 self.tend(&mut session, events);
@@ -144,14 +168,11 @@ impl ThreadMain for Link {
 impl Link {
     /// How long the thread may sleep: 0 is without limit.
     fn timeout(&self, session: &Session) -> u32 {
-        let busy = {
-            let state = self.state.lock();
-            state.stream.oldest_ms().is_some()
-        };
-        let timeout = if !self.connected() {
+        let mut state = self.state.lock();
+        let busy = state.stream.oldest_ms().is_some();
+        let timeout = if !state.stream.is_connected() {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
-            let limit = if busy { WATCH_MS } else { u32::MAX };
-            u32::try_from(left).unwrap_or(u32::MAX).min(limit)
+            u32::try_from(left).unwrap_or(u32::MAX).min(WATCH_MS)
         } else if session.blocked {
             BLOCKED_MS
         } else if busy {
@@ -159,7 +180,8 @@ impl Link {
         } else {
             0
         };
-        self.watched.store(timeout != 0, Relaxed);
+        // Under the lock: what is asked from here on rings, if nobody looks at the clock.
+        state.watched = timeout != 0;
         timeout
     }
 
@@ -178,58 +200,83 @@ impl Link {
         }
         let pumped = self.pump(&mut self.tx.lock());
         session.blocked = pumped == Pumped::Blocked;
-        if pumped == Pumped::More {
+        // Somebody may have asked while `tx` was held, and relied on its holder to look again.
+        let more = pumped == Pumped::Idle && self.state.lock().stream.has_output();
+        if more || pumped == Pumped::More {
             self.bell.ring(event::SEND);
         }
-        let now = sys::now_ms();
-        let silence = self.shared.config.silence_ms;
-        let oldest = self.state.lock().stream.oldest_ms();
-        let waited = |since: u64| now.saturating_sub(since) > silence;
-        if oldest.is_some_and(waited) && waited(self.heard_ms.load(Relaxed)) {
-            self.disconnect(session, "the server does not answer");
+        if let Some(why) = self.overdue() {
+            self.disconnect(session, why);
+            self.expire(0);
         }
+    }
+
+    /// Whether the server owes an answer for too long: it may be silent, or answer only other things.
+    fn overdue(&self) -> Option<&'static str> {
+        let config = &self.shared.config;
+        let now = sys::now_ms();
+        let age = |since: u64| now.saturating_sub(since);
+        let state = self.state.lock();
+        let oldest = age(state.stream.oldest_ms()?);
+        if oldest > config.silence_ms && age(self.heard_ms.load(Relaxed)) > config.silence_ms {
+            return Some("the server does not answer");
+        }
+        // With time to connect anew before a store must have ended.
+        if age(state.stream.oldest_store_ms().unwrap_or(now)) > config.store_ms {
+            return Some("the server does not answer stores");
+        }
+        let late =
+            |number: &u32, since| age(since) > config.hold_ms && !state.table.is_patient(*number);
+        state
+            .stream
+            .any_load(late)
+            .then_some("the server does not answer loads")
     }
 
     /// The link is down: give up what waited too long, and try to connect when it is time.
     fn wait_down(self: &Arc<Self>, session: &mut Session) {
-        self.expire();
+        self.load_room.notify_all();
         if sys::now_ms() < session.retry_at_ms {
+            self.expire(0);
             return;
         }
+        // Nobody looks at the clock while this connects.
+        self.expire(CONNECT_MS);
         match self.connect() {
             Ok(()) => {
-                session.retry_ms = RETRY_MS.0;
+                session.connected_ms = sys::now_ms();
                 session.told = false;
                 session.blocked = false;
                 self.first_ended(0);
             }
             Err(reason) => self.not_connected(session, &reason),
         }
+        self.expire(0);
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
-        let now = sys::now_ms();
         let first = self.first.load(Relaxed) == 1;
         let busy = matches!(reason, NoSession::Refused(Status::Busy));
-        // An earlier life of this machine may still be connected, in the server's eyes.
-        let wait = first && busy && now.saturating_sub(session.started_ms) < BUSY_MS;
-        if !wait {
-            if first {
-                reason.log(self);
-            } else if !session.told {
-                pr_warn!(
-                    "link {}: {} is away ({:?}); its stores go elsewhere, loads wait {} ms\n",
-                    self.number,
-                    self.shared.config.server,
-                    reason.errno(),
-                    self.shared.config.hold_ms
-                );
-            }
-            session.told = true;
-            self.first_ended(reason.errno().to_errno());
+        let waited = sys::now_ms().saturating_sub(session.started_ms);
+        session.back_off();
+        if first && busy && waited < BUSY_MS {
+            // An earlier life of this machine may still be connected, in the server's eyes.
+            return;
         }
-        session.retry_at_ms = now.saturating_add(session.retry_ms);
-        session.retry_ms = session.retry_ms.saturating_mul(2).min(RETRY_MS.1);
+        if first {
+            reason.log(self);
+        } else if !session.told {
+            ratelimited!(
+                pr_warn,
+                "link {}: {} is away ({:?}); its stores go elsewhere, loads wait {} ms\n",
+                self.number,
+                self.shared.config.server,
+                reason.errno(),
+                self.shared.config.hold_ms
+            );
+        }
+        session.told = true;
+        self.first_ended(reason.errno().to_errno());
     }
 
     fn first_ended(&self, errno: i32) {
@@ -247,8 +294,7 @@ impl Link {
 
     fn connect(self: &Arc<Self>) -> Result<(), NoSession> {
         let config = &self.shared.config;
-        let connection =
-            Connection::open(config.server.0, CONNECT_MS).map_err(NoSession::Network)?;
+        let connection = Connection::open(config.server.0, STEP_MS).map_err(NoSession::Network)?;
         let welcome = self.handshake(&connection)?;
         if let Some(lost) = self.shared.welcomed(&welcome) {
             if lost > 0 {
@@ -258,20 +304,27 @@ impl Link {
                 );
             }
         }
-        let socket = connection
-            .attach(self.clone(), Rx::new())
-            .map_err(NoSession::Network)?;
+        // Held to the end, so that nobody finds a socket without a stream or the other way round.
         let mut tx = self.tx.lock();
-        tx.reset(Some(socket));
         self.heard_ms.store(sys::now_ms(), Relaxed);
+        // Before there are callbacks: the server may say something at once.
         self.state.lock().stream.connected(welcome.window);
-        self.up.store(true, Relaxed);
-        if let Some(socket) = &tx.socket {
-            socket.poll();
+        match connection.attach(self.clone(), Rx::new()) {
+            Ok(socket) => {
+                self.up.store(true, Relaxed);
+                // What is broken by now says so.
+                socket.poll();
+                tx.reset(Some(socket));
+            }
+            Err(error) => {
+                self.state.lock().stream.disconnected();
+                return Err(NoSession::Network(error));
+            }
         }
         drop(tx);
         if self.first.load(Relaxed) != 1 {
-            pr_info!(
+            ratelimited!(
+                pr_info,
                 "link {}: connected to {} again\n",
                 self.number,
                 config.server
@@ -311,7 +364,10 @@ impl Link {
                 let mut payload = [0u8; Welcome::LEN];
                 connection.receive_exact(&mut payload).map_err(network)?;
                 match Welcome::decode(&payload) {
-                    Ok(welcome) if welcome.version == VERSION => Ok(welcome),
+                    Ok(welcome) if welcome.version == VERSION && welcome.window >= MIN_WINDOW => {
+                        Ok(welcome)
+                    }
+                    Ok(welcome) if welcome.version == VERSION => Err(NoSession::Stranger),
                     Ok(_) => Err(NoSession::Refused(Status::Version)),
                     Err(HelloError::Magic | _) => Err(NoSession::Stranger),
                 }
@@ -323,25 +379,25 @@ impl Link {
 
     /// Ends the connection; what is unanswered waits for the next.
     fn disconnect(&self, session: &mut Session, why: &str) {
-        pr_warn!(
+        ratelimited!(
+            pr_warn,
             "link {}: {why}; connecting to {} anew\n",
             self.number,
             self.shared.config.server
         );
         self.drop_connection();
-        session.retry_at_ms = 0;
         session.blocked = false;
-        session.told = false;
+        session.back_off();
     }
 
     /// Takes the connection away from everybody; `None` if there is none.
     fn drop_connection(&self) -> Option<Connection> {
         self.up.store(false, Relaxed);
-        // Held to the end, so that nobody finds a socket without a stream or the other way round.
+        // As in `connect`.
         let mut tx = self.tx.lock();
         let (connection, rx) = tx.reset(None)?.detach();
         self.change(|state| {
-            let State { stream, table } = state;
+            let State { stream, table, .. } = state;
             rx.end(table);
             stream.disconnected();
         });
@@ -349,19 +405,19 @@ impl Link {
         Some(connection)
     }
 
-    /// Ends stores and loads that have waited too long for the server.
-    fn expire(&self) {
+    /// Ends stores and loads that have waited too long for the server, or will have in `ahead_ms`.
+    fn expire(&self, ahead_ms: u64) {
         let config = &self.shared.config;
-        let now = sys::now_ms();
+        let now = sys::now_ms().saturating_add(ahead_ms);
         let pool = &self.shared.pool;
         self.change(|state| {
-            let State { stream, table } = state;
+            let State { stream, table, .. } = state;
             let before = now.saturating_sub(config.store_ms);
             stream.expire_stores(before, &mut |ended| table.complete(ended, pool));
         });
         self.change(|state| {
-            let State { stream, table } = state;
-            // The engine asks about each load while it completes others: the answers come first.
+            let State { stream, table, .. } = state;
+            // The engine asks about each load between the endings of others.
             let table = core::cell::RefCell::new(table);
             stream.expire_loads(
                 |&number, since| {
@@ -370,19 +426,6 @@ impl Link {
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );
         });
-    }
-
-    fn make_chunk(&self) {
-        let wanted = self.wanted.xchg(0, kernel::sync::atomic::Full);
-        let slots = self.wanted_slots.xchg(0, kernel::sync::atomic::Full);
-        if let Some(slot) = wanted.checked_sub(1) {
-            if let Err(error) = self.shared.areas.make(slot, slots.max(1)) {
-                ratelimited!(
-                    pr_warn,
-                    "no memory for the bitmap of slot {slot:#x}: {error:?}\n"
-                );
-            }
-        }
     }
 
     /// rmmod: the last frees, and BYE from the last link; then the connection is closed.
@@ -397,7 +440,7 @@ impl Link {
             }
             drop(state);
             // Whatever happens rings the bell; the limit is for a server that does not answer.
-            if self.bell.wait(BLOCKED_MS) & event::BROKEN != 0 {
+            if self.bell.wait_stopping(BLOCKED_MS) & event::BROKEN != 0 {
                 break;
             }
         }

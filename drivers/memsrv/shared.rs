@@ -17,8 +17,9 @@ use kernel::{
     }, //
 };
 
-/// How long a server that said "full" is left alone, in milliseconds.
-const FULL_MS: u64 = 500;
+/// How long nothing is stored after a store that failed, in milliseconds: as long where the server was
+/// full; else twice as long each time, up to the last, until a store goes well.
+const HOLD_OFF_MS: (u64, u64) = (500, 30_000);
 
 /// Shared state.
 #[pin_data]
@@ -34,7 +35,9 @@ pub(crate) struct Shared {
     #[pin]
     instance: Mutex<Instance>,
     granted: Atomic<u64>,
-    full_until_ms: Atomic<u64>,
+    /// Until when nothing is stored, in milliseconds, and for how long that was.
+    hold_off_until_ms: Atomic<u64>,
+    hold_off_ms: Atomic<u64>,
 }
 
 impl Shared {
@@ -49,7 +52,8 @@ impl Shared {
             incarnation: Incarnation(sys::random()),
             instance <- new_mutex!(Instance::default()),
             granted: Atomic::new(0),
-            full_until_ms: Atomic::new(0),
+            hold_off_until_ms: Atomic::new(0),
+            hold_off_ms: Atomic::new(0),
         }))
     }
 
@@ -72,15 +76,35 @@ impl Shared {
         (old != Instance::default() && old != welcome.instance).then(|| self.areas.present())
     }
 
-    /// The server said that it has no room.
-    pub(crate) fn set_full(&self) {
-        self.full_until_ms
-            .store(sys::now_ms().saturating_add(FULL_MS), Relaxed);
+    /// A store failed: the next go elsewhere for a while, else the same pages would come again at
+    /// once, and never reach the disk.
+    pub(crate) fn store_failed(&self, no_room: bool) {
+        let now = sys::now_ms();
+        let (first, last) = HOLD_OFF_MS;
+        if now < self.hold_off_until_ms.load(Relaxed) {
+            // One of many that failed together.
+            return;
+        }
+        let next = match self.hold_off_ms.load(Relaxed) {
+            _ if no_room => first,
+            0 => first,
+            before => before.saturating_mul(2).min(last),
+        };
+        self.hold_off_ms.store(next, Relaxed);
+        self.hold_off_until_ms
+            .store(now.saturating_add(next), Relaxed);
+    }
+
+    /// A store went well.
+    pub(crate) fn store_went_well(&self) {
+        if self.hold_off_ms.load(Relaxed) != 0 {
+            self.hold_off_ms.store(0, Relaxed);
+        }
     }
 
     /// Whether stores are pointless now.
     pub(crate) fn is_full(&self, pages: u16) -> bool {
-        let until = self.full_until_ms.load(Relaxed);
+        let until = self.hold_off_until_ms.load(Relaxed);
         (until != 0 && sys::now_ms() < until)
             || self.areas.present().saturating_add(u64::from(pages)) > self.granted()
     }

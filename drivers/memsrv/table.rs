@@ -12,7 +12,6 @@ use super::platform::{
     sys, //
 };
 use super::pool::Pool;
-use super::protocol::Status;
 use super::stats::LinkCounters;
 use kernel::prelude::*;
 
@@ -36,6 +35,19 @@ pub(crate) struct LoadEntry {
     pub(crate) asked_us: u64,
     /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
     pub(crate) patient: bool,
+    /// How often it came back damaged.
+    pub(crate) damaged: u8,
+}
+
+/// How often a page that came back damaged is asked for again.
+const RETRIES: u8 = 2;
+
+impl LoadEntry {
+    /// Counts a damaged page; whether it is worth asking for it again.
+    pub(crate) fn may_try_again(&mut self) -> bool {
+        self.damaged = self.damaged.saturating_add(1);
+        self.damaged <= RETRIES
+    }
 }
 
 /// Something that has ended and must be told to the kernel, without the lock.
@@ -173,6 +185,15 @@ impl Table {
         }
     }
 
+    /// Takes back a load that was begun and not asked.
+    pub(crate) fn cancel_load(&mut self, number: u32) -> Option<LoadEntry> {
+        let free = self.free_load;
+        let load = at(&mut self.loads, number)?;
+        load.next = free;
+        self.free_load = number;
+        load.entry.take()
+    }
+
     /// Takes a load's folio out, to fill it without the lock.
     pub(crate) fn lend(&mut self, number: u32) -> Option<LoadEntry> {
         at(&mut self.loads, number)?.entry.take()
@@ -235,13 +256,5 @@ impl Group {
     /// Whether the server said that it has no room.
     pub(crate) fn no_room(&self) -> bool {
         matches!(self.failed, Some(StoreError::Refused(status)) if status.is_no_room())
-    }
-
-    /// The server's word for the failure, for the log.
-    pub(crate) fn status(&self) -> Option<Status> {
-        match self.failed {
-            Some(StoreError::Refused(status)) => Some(status),
-            _ => None,
-        }
     }
 }

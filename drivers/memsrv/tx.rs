@@ -7,7 +7,7 @@
 //! gives no event.
 
 use super::engine::Outgoing;
-use super::link::{event, Link, State};
+use super::link::{event, Link};
 use super::platform::{
     socket::{SendVec, Socket},
     sys, //
@@ -208,7 +208,7 @@ impl Link {
     fn fill(&self, batch: &mut Batch) {
         batch.clear();
         let mut state = self.state.lock();
-        let State { stream, .. } = &mut *state;
+        let stream = &mut state.stream;
         for _ in 0..BATCH {
             let mask = |slot: super::protocol::Slot| {
                 FreeMask::from_words(self.shared.areas.absent(slot.0))

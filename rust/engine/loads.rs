@@ -250,6 +250,22 @@ impl<L: Copy, B: DerefMut<Target = [LoadSlot<L>]>> Loads<L, B> {
         self.queued = self.len;
     }
 
+    /// Whether there is one that `overdue` says yes to.
+    pub(super) fn any(&self, mut overdue: impl FnMut(&L, u64) -> bool) -> bool {
+        let mut place = self.first;
+        while let Some(entry) = self.get(place) {
+            if entry
+                .load
+                .as_ref()
+                .is_some_and(|load| overdue(&load.token, load.since_ms))
+            {
+                return true;
+            }
+            place = entry.next;
+        }
+        false
+    }
+
     /// Ends the loads that `keep` refuses; those of a connection must be rewound before.
     pub(super) fn expire(
         &mut self,

@@ -299,6 +299,17 @@ where
         }
     }
 
+    /// When the oldest unanswered store was asked, in milliseconds of the caller's clock.
+    pub fn oldest_store_ms(&self) -> Option<u64> {
+        self.ops.oldest_ms()
+    }
+
+    /// Whether there is a load in flight that `overdue` says yes to, by its token and when it was
+    /// asked. It looks at each.
+    pub fn any_load(&self, overdue: impl FnMut(&L, u64) -> bool) -> bool {
+        self.loads.any(overdue)
+    }
+
     /// When the oldest unanswered store or load was asked, in milliseconds of the caller's clock.
     ///
     /// It passes over the frees and refused stores that are older than the oldest store.

@@ -120,13 +120,14 @@ void memsrv_noreclaim_restore(unsigned int flags)
 	memalloc_noreclaim_restore(flags);
 }
 
-/* Sleeps until *events is not zero, the thread is to stop, or the time is over (0: no limit). */
-void memsrv_wait(const int *events, unsigned int timeout_ms)
+/* Sleeps until *events is not zero, the thread is to stop, or the time is over (0: no limit). A thread
+ * that is stopping already does not look at that again. */
+void memsrv_wait(const int *events, unsigned int timeout_ms, bool stopping)
 {
 	long timeout = timeout_ms ? msecs_to_jiffies(timeout_ms) : MAX_SCHEDULE_TIMEOUT;
 
 	set_current_state(TASK_IDLE);
-	if (!READ_ONCE(*events) && !kthread_should_stop())
+	if (!READ_ONCE(*events) && (stopping || !kthread_should_stop()))
 		schedule_timeout(timeout);
 	__set_current_state(TASK_RUNNING);
 }
@@ -345,8 +346,12 @@ void memsrv_sock_poll(struct socket *sock)
 int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len, bool wait)
 {
 	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT) };
+	/* A faulting task sends, too: with the socket locked it must not enter reclaim. */
+	unsigned int flags = memalloc_noreclaim_save();
+	int sent = kernel_sendmsg(sock, &msg, vec, n, len);
 
-	return kernel_sendmsg(sock, &msg, vec, n, len);
+	memalloc_noreclaim_restore(flags);
+	return sent;
 }
 
 int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)

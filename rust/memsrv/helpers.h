@@ -63,7 +63,7 @@ u32 memsrv_crc32c(u32 crc, const void *data, size_t len);
 /* threads */
 unsigned int memsrv_noreclaim_save(void);
 void memsrv_noreclaim_restore(unsigned int flags);
-void memsrv_wait(const int *events, unsigned int timeout_ms);
+void memsrv_wait(const int *events, unsigned int timeout_ms, bool stopping);
 void memsrv_task_get(void *task);
 void memsrv_task_put(void *task);
 u64 memsrv_now_us(void);

@@ -2,9 +2,9 @@
 
 //! A kernel thread that sleeps until something asks for it.
 //!
-//! It runs with `PF_MEMALLOC`: what it allocates comes from the reserves and never from reclaim,
-//! which may be waiting for this very thread. As a kernel thread it is in the root cgroup, and so are
-//! the sockets that it makes.
+//! One that reclaim may be waiting for runs with `PF_MEMALLOC`: what it allocates comes from the
+//! reserves if it must, and never from reclaim. As a kernel thread it is in the root cgroup, and so
+//! are the sockets that it makes.
 
 use super::bindings;
 use kernel::{
@@ -58,16 +58,27 @@ impl Bell {
     /// Sleeps until there are events, the thread is to stop, or `timeout_ms` are over (0: no limit);
     /// takes the events.
     pub(crate) fn wait(&self, timeout_ms: u32) -> u32 {
+        self.sleep(timeout_ms, false)
+    }
+
+    /// As [`Self::wait`], for a thread that is on its way out already.
+    pub(crate) fn wait_stopping(&self, timeout_ms: u32) -> u32 {
+        self.sleep(timeout_ms, true)
+    }
+
+    fn sleep(&self, timeout_ms: u32, stopping: bool) -> u32 {
+        let events = self.events.as_ptr().cast::<i32>().cast_const();
         // SAFETY: The word lives as long as `self`.
-        unsafe {
-            bindings::memsrv_wait(self.events.as_ptr().cast::<i32>().cast_const(), timeout_ms)
-        };
+        unsafe { bindings::memsrv_wait(events, timeout_ms, stopping) };
         self.events.xchg(0, Full)
     }
 }
 
 /// What a thread does.
 pub(crate) trait ThreadMain: Send + Sync + 'static {
+    /// Whether reclaim may wait for the thread, so that it must not wait for reclaim.
+    const IN_RECLAIM: bool;
+
     /// The thread's body; returns once [`should_stop`].
     fn main(self: Arc<Self>);
     /// The bell that the thread listens to.
@@ -94,11 +105,15 @@ unsafe impl<T: ThreadMain> Sync for Thread<T> {}
 extern "C" fn entry<T: ThreadMain>(data: *mut c_void) -> c_int {
     // SAFETY: `Thread::start` made the pointer by `Arc::into_raw` for this thread.
     let data: Arc<T> = unsafe { Arc::from_raw(data.cast::<T>().cast_const()) };
-    // SAFETY: Paired below, in the same task.
-    let flags = unsafe { bindings::memsrv_noreclaim_save() };
-    data.main();
-    // SAFETY: The flags of the call above.
-    unsafe { bindings::memsrv_noreclaim_restore(flags) };
+    if T::IN_RECLAIM {
+        // SAFETY: Paired below, in the same task.
+        let flags = unsafe { bindings::memsrv_noreclaim_save() };
+        data.main();
+        // SAFETY: The flags of the call above.
+        unsafe { bindings::memsrv_noreclaim_restore(flags) };
+    } else {
+        data.main();
+    }
     0
 }
 
@@ -135,9 +150,14 @@ impl<T: ThreadMain> Thread<T> {
 
 impl<T: ThreadMain> Drop for Thread<T> {
     fn drop(&mut self) {
-        // SAFETY: The task is one of kthread_create and was woken, so that it takes its data and ends
-        // by itself only after it was told to stop; our reference keeps it.
-        unsafe { kernel_bindings::kthread_stop(self.task) };
+        // SAFETY: The task is one of kthread_create, and it ends by itself only after it was told to
+        // stop; our reference keeps it.
+        let result = unsafe { kernel_bindings::kthread_stop(self.task) };
+        if result == EINTR.to_errno() {
+            // It was stopped before it ever ran, and has not taken its reference.
+            // SAFETY: `start` made the pointer of an Arc of this data by `Arc::into_raw`.
+            drop(unsafe { Arc::from_raw(Arc::as_ptr(&self.data)) });
+        }
         self.data.bell().task.store(0, Release);
         // SAFETY: The reference of `start`. Nobody rings any more: the hooks are gone before the
         // threads are, and each thread detaches its sockets before it ends.
