@@ -286,6 +286,22 @@ fn loads_that_are_not_kept_expire_and_the_others_are_asked_again() {
 }
 
 #[test]
+fn an_overdue_load_is_found_wherever_it_stands() {
+    let mut s = connected();
+    assert!(!s.any_load(|_, _| true));
+    for i in 0..3 {
+        s.load(Slot(i), 1, i.try_into().unwrap(), i * 10).unwrap();
+    }
+    let tags = drain_tags(&mut s);
+    for (token, since_ms) in [(0, 0), (1, 10), (2, 20)] {
+        assert!(s.any_load(|&load, since| (load, since) == (token, since_ms)));
+    }
+    page(&mut s, tags[1], 1, Ok(())).unwrap();
+    assert!(!s.any_load(|&load, _| load == 1));
+    assert!(s.any_load(|&load, _| load == 2));
+}
+
+#[test]
 fn a_waiting_load_that_expires_is_never_sent() {
     let mut s = stream(4, 4);
     for i in 0..3 {

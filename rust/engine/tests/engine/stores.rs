@@ -396,6 +396,20 @@ fn the_oldest_time_is_that_of_the_oldest_store_or_load() {
 }
 
 #[test]
+fn the_oldest_store_is_told_without_regard_to_loads() {
+    let mut s = stream(8, 4);
+    s.connected(LARGE);
+    s.load(Slot(2), 1, 1, 10).unwrap();
+    assert_eq!(s.oldest_store_ms(), None);
+    s.store(Slot(1), 0, 1, 50).unwrap();
+    s.store(Slot(1), 0, 2, 60).unwrap();
+    assert_eq!(s.oldest_store_ms(), Some(50));
+    drain(&mut s);
+    ack(&mut s, 1).unwrap();
+    assert_eq!(s.oldest_store_ms(), Some(60));
+}
+
+#[test]
 fn the_ring_works_at_its_smallest() {
     let mut s = stream(1, 0);
     s.connected(1);
