@@ -97,7 +97,7 @@ fn quick() -> ClientConfig {
 }
 
 /// Many operations in flight, against what a map says; each answer as it must be.
-fn work(client: &Client, steps: usize, mut random: impl FnMut(usize) -> usize) {
+fn work(server: &Server, client: &Client, steps: usize, mut random: impl FnMut(usize) -> usize) {
     let mut oracle = BTreeMap::new();
     let (mut stores, mut loads) = (Vec::new(), Vec::new());
     for step in 0..steps {
@@ -137,8 +137,7 @@ fn work(client: &Client, steps: usize, mut random: impl FnMut(usize) -> usize) {
             "{slot:?}"
         );
     }
-    let report: serde_json::Value = serde_json::from_str(&client.stat().unwrap()).unwrap();
-    assert_eq!(report["used_pages"], u64::try_from(oracle.len()).unwrap());
+    assert_eq!(server.used_pages(), u64::try_from(oracle.len()).unwrap());
 }
 
 fn check(slot: Slot, expected: Option<u64>, got: Result<Vec<u8>, Error>) {
@@ -153,7 +152,7 @@ fn check(slot: Slot, expected: Option<u64>, got: Result<Vec<u8>, Error>) {
 fn every_answer_is_right_on_a_good_network() {
     let server = Server::start(&["--capacity", "8M"]);
     let client = Client::connect(server.address, config()).unwrap();
-    work(&client, 5000, random(seed()));
+    work(&server, &client, 5000, random(seed()));
     assert_eq!(client.reconnects(), 0);
 }
 
@@ -166,7 +165,7 @@ fn every_answer_is_right_however_often_connections_break() {
     let client = (0..100)
         .find_map(|_| Client::connect(cutter.address, config()).ok())
         .unwrap();
-    work(&client, 3000, random(seed.wrapping_add(1)));
+    work(&server, &client, 3000, random(seed.wrapping_add(1)));
     cutter.calm.store(true, Ordering::Relaxed);
     println!("{} connections made anew", client.reconnects());
     assert!(client.reconnects() > 5);
