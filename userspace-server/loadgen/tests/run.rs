@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The load generator against a server in the test's own process.
+
+#[cfg(test)]
+mod run {
+    use std::os::unix::net::UnixStream;
+
+    use assert_cmd::Command;
+    use clap::Parser;
+    use memsrvd::config::{Args, Config};
+
+    fn loadgen(server: &str, options: &[&str]) -> std::process::Output {
+        let mut command = Command::cargo_bin("memsrv-loadgen").unwrap();
+        command
+            .args(["--server", server])
+            .args(options)
+            .output()
+            .unwrap()
+    }
+
+    #[test]
+    fn it_finds_nothing_wrong_and_tells_rates_and_times() {
+        let fixed = [
+            "memsrvd",
+            "--no-lock",
+            "--listen",
+            "127.0.0.1:0",
+            "--capacity",
+            "16M",
+        ];
+        let config = Config::resolve(Args::try_parse_from(fixed).unwrap()).unwrap();
+        let listener = memsrvd::server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        let server =
+            std::thread::spawn(move || memsrvd::server::run(&config, listener, stopped).unwrap());
+
+        let options = [
+            "--connections",
+            "2",
+            "--pages",
+            "500",
+            "--seconds",
+            "1",
+            "--json",
+        ];
+        let output = loadgen(&address, &options);
+        assert!(output.status.success(), "{output:?}");
+        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(result["wrong"], 0);
+        assert_eq!(result["refused"], 0);
+        assert!(result["per_second"].as_u64().unwrap() > 100, "{result}");
+        for side in ["loads", "stores"] {
+            let side = &result[side];
+            assert!(side["count"].as_u64().unwrap() > 0);
+            assert!(side["p99_us"].as_u64() >= side["p50_us"].as_u64());
+        }
+
+        drop(stop);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_exit_code_1_and_said() {
+        let output = loadgen("127.0.0.1:1", &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains("cannot connect to 127.0.0.1:1"), "{text}");
+    }
+}
