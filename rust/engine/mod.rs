@@ -28,7 +28,7 @@
 //! | | entry | who owns the page's bytes | leaves by |
 //! |---|---|---|---|
 //! | 0 | empty | the caller | `store`, `free` |
-//! | 1 | queued: has its number, not on this connection | the engine: the caller must not change them | `next`, `expire_stores` |
+//! | 1 | queued: has its number, not on this connection | the engine; they must not change | `next`, `expire_stores` |
 //! | 2 | sent: given out by `next` on this connection | the engine | ACK, NAK, `disconnected` |
 //! | 3 | refused: completed, only its number is left | the caller | ACK of its number, `disconnected` |
 //!

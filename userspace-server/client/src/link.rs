@@ -244,7 +244,7 @@ impl Link {
     /// Waits until everything asked before is answered.
     pub(crate) fn flush(&self) -> Result<(), Error> {
         let limit = self.config.store_timeout;
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = ms(limit);
         let mut state = self.lock();
         let mut connected_ms = self.now_ms();
         while !state.is_quiet() {
@@ -263,23 +263,15 @@ impl Link {
 
     /// Waits until the server has taken a last message and closed the connection.
     pub(crate) fn say_last(&self, message: &[u8]) -> Result<(), Error> {
-        self.flush()?;
-        let mut state = self.lock();
-        state.check()?;
         let seconds = self.config.store_timeout.as_secs();
         let unreachable = || Error::Unreachable { seconds };
-        let socket = state
-            .connection
-            .as_ref()
-            .map(|c| c.socket.clone())
-            .ok_or_else(unreachable)?;
-        state.end = Some(Arc::new(Error::Closed));
-        drop(state);
+        let socket = self.take_over()?.ok_or_else(unreachable)?;
         self.output.notify_all();
         (&*socket).write_all(message).map_err(|_| unreachable())?;
+        let end_ms = self
+            .now_ms()
+            .saturating_add(ms(self.config.silence_timeout));
         let mut state = self.lock();
-        let silence = u64::try_from(self.config.silence_timeout.as_millis()).unwrap_or(u64::MAX);
-        let end_ms = self.now_ms().saturating_add(silence);
         while state.connection.is_some() {
             if self.now_ms() >= end_ms {
                 return Err(unreachable());
@@ -292,6 +284,29 @@ impl Link {
             Err(unreachable())
         }
     }
+
+    /// Ends the stream but leaves its connection to the caller; `None` if there was none for too long.
+    fn take_over(&self) -> Result<Option<Arc<TcpStream>>, Error> {
+        let end_ms = self.now_ms().saturating_add(ms(self.config.store_timeout));
+        let mut state = self.lock();
+        loop {
+            state.check()?;
+            if let Some(connection) = &state.connection {
+                let socket = connection.socket.clone();
+                state.end = Some(Arc::new(Error::Closed));
+                return Ok(Some(socket));
+            }
+            if self.now_ms() >= end_ms {
+                return Ok(None);
+            }
+            state = self.wait_ms(state, 100);
+        }
+    }
+}
+
+/// Milliseconds.
+pub(crate) fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Makes reads and writes of a socket end; one that is gone already needs nothing.

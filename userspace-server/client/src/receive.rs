@@ -11,13 +11,12 @@
 
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
 
 use memsrv_engine::{Event, Fault, LoadError, PageTarget, Receiver, Want};
 use memsrv_protocol::{Slot, Tag, WireError, PAGE_SIZE};
 
 use crate::error::Error;
-use crate::link::Link;
+use crate::link::{ms, Link};
 use crate::state::{checksum, State};
 use crate::Page;
 
@@ -105,7 +104,6 @@ impl Link {
 
     /// Gives up what is too old.
     fn expire(&self) {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let before = |time| self.now_ms().saturating_sub(ms(time));
         let (stores, loads) = (self.config.store_timeout, self.config.load_timeout);
         self.lock().expire(before(stores), before(loads));

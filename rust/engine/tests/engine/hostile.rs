@@ -205,6 +205,15 @@ impl Victim {
                 }
             }
             Step::Send { messages } => (0..messages).for_each(|_| self.send()),
+            Step::Reconnect { window } => self.reconnect(window),
+            Step::Expire => self.expire(),
+            _ => self.peer_says(step),
+        }
+    }
+
+    /// The steps that are the peer's.
+    fn peer_says(&mut self, step: &Step) {
+        match *step {
             Step::Ack { off } => {
                 let seq = Seq(self.last_seq.wrapping_add_signed(off));
                 self.message(Message::Ack { seq });
@@ -247,8 +256,7 @@ impl Victim {
                 }
             }
             Step::Any { message } => self.message(message),
-            Step::Reconnect { window } => self.reconnect(window),
-            Step::Expire => self.expire(),
+            _ => {}
         }
     }
 
