@@ -51,20 +51,3 @@ pub fn ip(words: &[&str]) -> Result<()> {
     );
     Ok(())
 }
-
-/// Whether somebody listens on that port in this namespace: /proc/net/tcp, so that the listener sees
-/// no connection of ours.
-pub fn somebody_listens(port: u16) -> Result<bool> {
-    let mut found = false;
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        found |= text.lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let local = words.next().unwrap_or_default();
-            let state = words.nth(1).unwrap_or_default();
-            // 0A is TCP_LISTEN, include/net/tcp_states.h of the kernel.
-            state == "0A" && local.ends_with(&format!(":{port:04X}"))
-        });
-    }
-    Ok(found)
-}

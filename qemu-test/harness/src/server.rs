@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The memory server outside the guest, and what stands in its place in some scenarios.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,6 +79,7 @@ impl<'a> Outside<'a> {
             .append(true)
             .open(&log_path)
             .with_context(|| format!("opening {}", log_path.display()))?;
+        let begin = log.metadata().context("measuring memsrvd's log")?.len();
         let listen = format!("{}:{}", wire::HOST_ADDRESS, wire::SERVER_PORT);
         let mut server = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -91,7 +92,7 @@ impl<'a> Outside<'a> {
             .spawn()
             .context("starting memsrvd by setpriv")?;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !network::somebody_listens(wire::SERVER_PORT)? {
+        while !says_listening(&log_path, begin)? {
             if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
                 bail!(
                     "memsrvd ended at once: {status}; see {}",
@@ -167,4 +168,12 @@ impl Drop for Outside<'_> {
             let _ = network::ip(&["link", "set", network::TAP, "up"]);
         }
     }
+}
+
+/// Whether memsrvd's log, from that byte on, says that it serves. Its port is open before that, while it
+/// takes its memory.
+fn says_listening(log: &Path, from: u64) -> Result<bool> {
+    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    let new = text.get(usize::try_from(from)?..).unwrap_or_default();
+    Ok(String::from_utf8_lossy(new).lines().any(|line| line.contains("INFO listening")))
 }

@@ -76,8 +76,8 @@ pub fn killed(guest: &mut Guest) -> Result<()> {
 /// A working set of four times the limit, rewritten and read in many rounds.
 pub fn rounds(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, ROOMY, "")?;
-    let (_cgroup, mut filler) = filled(guest, "rounds", 8, small(PAGES, 15))?;
-    for round in 0..4 {
+    let (_cgroup, mut filler) = filled(guest, "rounds", 4, small(PAGES / 2, 15))?;
+    for round in 0..3 {
         filler.perform("rewrite")?;
         filler.expect_right(if round % 2 == 0 { "verify" } else { "shuffled" })?;
     }

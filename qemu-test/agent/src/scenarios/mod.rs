@@ -57,7 +57,7 @@ impl Entry {
             name,
             about,
             machine: Kind::Usual,
-            limit_s: 180,
+            limit_s: 400,
             module: true,
             in_test: true,
             run,
