@@ -61,6 +61,10 @@ impl Config {
     ///
     /// `EINVAL`, after a line in the log.
     pub(crate) fn from_params() -> Result<Self> {
+        if !params::mirror().is_empty() {
+            pr_err!("mirror= is not in this version: pages would be on one server only; load without it\n");
+            return Err(EOPNOTSUPP);
+        }
         let connections = match params::connections() {
             0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
             n => n,
@@ -87,7 +91,7 @@ impl Config {
                 u32::from(MAX_STREAMS),
             )?)?,
             inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
-            store_ms: u64::from(between("store_ms", params::store_ms(), 4000, 600_000)?),
+            store_ms: u64::from(between("store_ms", params::store_ms(), 1000, 600_000)?),
             hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
             silence_ms: u64::from(between("silence_ms", params::silence_ms(), 100, 600_000)?),
             keep_clean: params::keep_clean(),

@@ -71,11 +71,13 @@ impl kernel::Module for Memsrv {
         let config = Config::from_params()?;
         let areas = Areas::new(ModulePin::new(module))?;
         let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
-        // Areas that are on already: nobody tells which, so the first is taken to be as large as all
-        // that is free. What is missing all the same is made when it is first asked for.
+        // Areas that are on already: nobody tells which, so the first two are taken to be as large as
+        // all that is free. What is missing all the same is made when it is first asked for.
         let free = sys::free_swap_pages();
-        if free > 0 {
-            shared.areas.make(0, free.min(1 << 24))?;
+        for area in 0..2 {
+            if free > 0 {
+                shared.areas.make(area << 48, free.min(1 << 24))?;
+            }
         }
 
         let mut links = KVec::new();

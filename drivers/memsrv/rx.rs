@@ -11,7 +11,7 @@ use super::platform::{
     socket::{Received, SocketOwner},
     sys, //
 };
-use super::protocol::{Message, Status, Tag};
+use super::protocol::{Message, Slot, Status, Tag};
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
@@ -23,6 +23,20 @@ pub(crate) struct Rx {
     receiver: Receiver,
     /// The folio that the page being received belongs to, out of the table meanwhile.
     filling: Option<Filling>,
+}
+
+/// Why a connection is given up.
+enum Trouble {
+    /// The server broke the protocol.
+    Fault(Fault),
+    /// An answer was of no use; on a new connection all that is unanswered is asked again.
+    Again,
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Trouble::Fault(fault)
+    }
 }
 
 struct Filling {
@@ -103,40 +117,38 @@ impl Link {
     }
 
     fn event(&self, rx: &mut Rx, event: Event) -> Result {
-        let fault = match event {
-            Event::PageHeader { tag, slot, .. } => {
-                let mut state = self.state.lock();
-                let State { stream, table, .. } = &mut *state;
-                match stream.page(tag, slot) {
-                    Ok(target) => {
-                        rx.filling = table.lend(target.token).map(|entry| Filling {
-                            number: target.token,
-                            index: target.index,
-                            entry,
-                        });
-                        return Ok(());
-                    }
-                    Err(fault) => fault,
-                }
-            }
-            Event::PageEnd { tag, slot, crc } => match self.page_end(rx, tag, slot.0, crc) {
-                Ok(()) => return Ok(()),
-                Err(fault) => fault,
-            },
-            Event::Message(message) => match self.message(message) {
-                Ok(()) => return Ok(()),
-                Err(fault) => fault,
-            },
+        let trouble = match event {
+            Event::PageHeader { tag, slot, .. } => self.page_begin(rx, tag, slot),
+            Event::PageEnd { tag, slot, crc } => self.page_end(rx, tag, slot.0, crc),
+            Event::Message(message) => self.message(message),
         };
-        ratelimited!(
-            pr_err,
-            "link {}: the server broke the protocol: {fault:?}\n",
-            self.number
-        );
-        Err(EPROTO)
+        match trouble {
+            Ok(()) => Ok(()),
+            Err(Trouble::Again) => Err(EAGAIN),
+            Err(Trouble::Fault(fault)) => {
+                ratelimited!(
+                    pr_err,
+                    "link {}: the server broke the protocol: {fault:?}\n",
+                    self.number
+                );
+                Err(EPROTO)
+            }
+        }
     }
 
-    fn page_end(&self, rx: &mut Rx, tag: Tag, slot: u64, crc: u32) -> Result<(), Fault> {
+    fn page_begin(&self, rx: &mut Rx, tag: Tag, slot: Slot) -> Result<(), Trouble> {
+        let mut state = self.state.lock();
+        let State { stream, table, .. } = &mut *state;
+        let target = stream.page(tag, slot)?;
+        rx.filling = table.lend(target.token).map(|entry| Filling {
+            number: target.token,
+            index: target.index,
+            entry,
+        });
+        Ok(())
+    }
+
+    fn page_end(&self, rx: &mut Rx, tag: Tag, slot: u64, crc: u32) -> Result<(), Trouble> {
         let Some(mut filling) = rx.filling.take() else {
             return Ok(());
         };
@@ -155,7 +167,7 @@ impl Link {
             table.give_back(filling.number, filling.entry);
             if again {
                 // On a new connection it is asked anew: the damage may have come on the way.
-                return Err(Fault::Unexpected);
+                return Err(Trouble::Again);
             }
             if let Some(completion) = stream.page_done(tag, result)? {
                 table.complete(completion, &self.shared.pool);
@@ -164,7 +176,7 @@ impl Link {
         })
     }
 
-    fn message(&self, message: Message) -> Result<(), Fault> {
+    fn message(&self, message: Message) -> Result<(), Trouble> {
         if let Message::Notice { status, .. } = message {
             ratelimited!(pr_info, "the server says: {}\n", status.as_str());
         }
@@ -172,7 +184,7 @@ impl Link {
             // Only these say that the page is gone; after anything else it is asked for again.
             if !matches!(status, Status::NotFound | Status::BadChecksum) {
                 ratelimited!(pr_err, "a load was refused: {}\n", status.as_str());
-                return Err(Fault::Unexpected);
+                return Err(Trouble::Again);
             }
         }
         let frees = matches!(message, Message::Ack { .. });
@@ -190,7 +202,7 @@ impl Link {
         if frees && self.frees_wait.load(Relaxed) {
             self.bell.ring(event::FREE);
         }
-        result
+        Ok(result?)
     }
 }
 

@@ -31,10 +31,10 @@ use kernel::{
     }, //
 };
 
-/// How long each step of connecting may take, in milliseconds: the network's, and two of the handshake.
-const STEP_MS: u32 = 1000;
-/// How long connecting may take in all, during which nothing else is looked at.
-const CONNECT_MS: u64 = 3 * STEP_MS as u64;
+/// Steps of connecting that may each wait: the network's, and two of the handshake.
+const STEPS: u64 = 3;
+/// How long each of them may take, in milliseconds; less where stores must end sooner.
+const STEP_MS: u64 = 1000;
 /// The delays before connecting anew: doubled each time, from the first to the last.
 const RETRY_MS: (u64, u64) = (100, 3000);
 /// A connection that lasted so long was a good one: the delays begin anew.
@@ -92,6 +92,9 @@ impl NoSession {
             NoSession::Refused(Status::Version) => pr_err!(
                 "server {server} speaks another version of the protocol than this module ({VERSION}); install matching versions\n"
             ),
+            NoSession::Refused(Status::Stale) => pr_err!(
+                "server {server} has executed more than this machine knows of: was it restored from a snapshot of itself? Its pages there are lost; programs that need them get SIGBUS\n"
+            ),
             NoSession::Refused(Status::Busy) => pr_err!(
                 "server {server} says that client {} is connected already with region {}; give this one another client= or region= name\n",
                 link.shared.config.client.as_str(),
@@ -114,6 +117,8 @@ struct Session {
     blocked: bool,
     /// Whether the server's absence was logged since it was last there.
     told: bool,
+    /// The server holds a later state than ours, and refuses us for good: the pages are lost.
+    stale: bool,
 }
 
 impl Session {
@@ -125,6 +130,7 @@ impl Session {
             retry_ms: RETRY_MS.0,
             blocked: false,
             told: false,
+            stale: false,
         }
     }
 
@@ -207,7 +213,7 @@ impl Link {
         }
         if let Some(why) = self.overdue() {
             self.disconnect(session, why);
-            self.expire(0);
+            self.expire(session, 0);
         }
     }
 
@@ -237,11 +243,11 @@ impl Link {
     fn wait_down(self: &Arc<Self>, session: &mut Session) {
         self.load_room.notify_all();
         if sys::now_ms() < session.retry_at_ms {
-            self.expire(0);
+            self.expire(session, 0);
             return;
         }
         // Nobody looks at the clock while this connects.
-        self.expire(CONNECT_MS);
+        self.expire(session, STEPS * self.step_ms());
         match self.connect() {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
@@ -251,7 +257,12 @@ impl Link {
             }
             Err(reason) => self.not_connected(session, &reason),
         }
-        self.expire(0);
+        self.expire(session, 0);
+    }
+
+    /// How long a step of connecting may take, so that stores end in time all the same.
+    fn step_ms(&self) -> u64 {
+        STEP_MS.min(self.shared.config.store_ms / (STEPS + 1))
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
@@ -276,6 +287,10 @@ impl Link {
             );
         }
         session.told = true;
+        if !first && matches!(reason, NoSession::Refused(Status::Stale)) && !session.stale {
+            session.stale = true;
+            reason.log(self);
+        }
         self.first_ended(reason.errno().to_errno());
     }
 
@@ -294,7 +309,8 @@ impl Link {
 
     fn connect(self: &Arc<Self>) -> Result<(), NoSession> {
         let config = &self.shared.config;
-        let connection = Connection::open(config.server.0, STEP_MS).map_err(NoSession::Network)?;
+        let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
+        let connection = Connection::open(config.server.0, step_ms).map_err(NoSession::Network)?;
         let welcome = self.handshake(&connection)?;
         if let Some(lost) = self.shared.welcomed(&welcome) {
             if lost > 0 {
@@ -405,14 +421,15 @@ impl Link {
         Some(connection)
     }
 
-    /// Ends stores and loads that have waited too long for the server, or will have in `ahead_ms`.
-    fn expire(&self, ahead_ms: u64) {
+    /// Ends stores that have waited too long for the server, or will have in `ahead_ms`, since others
+    /// wait for them without limit; and loads that have.
+    fn expire(&self, session: &Session, ahead_ms: u64) {
         let config = &self.shared.config;
-        let now = sys::now_ms().saturating_add(ahead_ms);
+        let now = sys::now_ms();
         let pool = &self.shared.pool;
         self.change(|state| {
             let State { stream, table, .. } = state;
-            let before = now.saturating_sub(config.store_ms);
+            let before = now.saturating_add(ahead_ms).saturating_sub(config.store_ms);
             stream.expire_stores(before, &mut |ended| table.complete(ended, pool));
         });
         self.change(|state| {
@@ -421,7 +438,8 @@ impl Link {
             let table = core::cell::RefCell::new(table);
             stream.expire_loads(
                 |&number, since| {
-                    table.borrow().is_patient(number) || now.saturating_sub(since) < config.hold_ms
+                    let waits = now.saturating_sub(since) < config.hold_ms;
+                    !session.stale && (waits || table.borrow().is_patient(number))
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );

@@ -32,6 +32,7 @@ struct socket;
 #define MEMSRV_NAME_MAX 80
 
 extern char memsrv_param_server[MEMSRV_ADDR_MAX];
+extern char memsrv_param_mirror[MEMSRV_ADDR_MAX];
 extern char memsrv_param_region[MEMSRV_NAME_MAX];
 extern char memsrv_param_client[MEMSRV_NAME_MAX];
 extern unsigned int memsrv_param_connections;

@@ -8,9 +8,15 @@
 
 #include "helpers.h"
 
+MODULE_VERSION("0.1.0");
+
 char memsrv_param_server[MEMSRV_ADDR_MAX];
 module_param_string(server, memsrv_param_server, sizeof(memsrv_param_server), 0444);
 MODULE_PARM_DESC(server, "memory server: HOST[:PORT], HOST an IPv4 address or an IPv6 address in brackets; port 7170 unless given");
+
+char memsrv_param_mirror[MEMSRV_ADDR_MAX];
+module_param_string(mirror, memsrv_param_mirror, sizeof(memsrv_param_mirror), 0444);
+MODULE_PARM_DESC(mirror, "second server for each page: not in this version, the module refuses to load with it");
 
 char memsrv_param_region[MEMSRV_NAME_MAX] = "swap";
 module_param_string(region, memsrv_param_region, sizeof(memsrv_param_region), 0444);
@@ -30,7 +36,7 @@ MODULE_PARM_DESC(inflight, "pages that may be on their way to the server at a ti
 
 unsigned int memsrv_param_store_ms = 10000;
 module_param_named(store_ms, memsrv_param_store_ms, uint, 0444);
-MODULE_PARM_DESC(store_ms, "milliseconds after which a store without an answer ends as failed; the page stays in RAM (default 10000)");
+MODULE_PARM_DESC(store_ms, "milliseconds after which a store without an answer ends as failed, 1000 to 600000; the page stays in RAM (default 10000)");
 
 unsigned int memsrv_param_hold_ms = 60000;
 module_param_named(hold_ms, memsrv_param_hold_ms, uint, 0444);

@@ -36,6 +36,10 @@ text_param!(
     server, memsrv_param_server
 );
 text_param!(
+    /// `mirror=`
+    mirror, memsrv_param_mirror
+);
+text_param!(
     /// `region=`
     region, memsrv_param_region
 );
