@@ -4,6 +4,7 @@
 
 #![no_main]
 
+#[expect(dead_code, reason = "each target uses a part of it")]
 #[path = "../../memsrvd/tests/server/entry.rs"]
 mod entry;
 

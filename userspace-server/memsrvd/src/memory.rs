@@ -27,6 +27,7 @@ pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
         check_available(wanted)?;
     }
     if lock {
+        // Though `lock_process` would lock them too: it does not say when a page could not be had.
         sys::lock_pages(mapping.pages).map_err(|error| not_locked(wanted, &error))?;
     }
     let arena = Arena::new(mapping);

@@ -27,8 +27,8 @@ use crate::worker::{Mail, Mailbox, Worker};
 const LISTENER: Token = Token(0);
 const SHUTDOWN: Token = Token(1);
 
-/// How long the accepting thread waits when the process has no descriptor left for a connection.
-const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+/// When to try again to accept a connection for which the process had no descriptor left.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How often a draining server looks whether its last page has gone.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
@@ -109,6 +109,8 @@ struct Acceptor {
     max_connections: u64,
     drain: Duration,
     next: usize,
+    /// Whether connections wait that could not be accepted.
+    retry: bool,
 }
 
 impl Acceptor {
@@ -148,6 +150,7 @@ impl Acceptor {
             max_connections,
             drain,
             next: 0,
+            retry: false,
         })
     }
 
@@ -172,9 +175,13 @@ impl Acceptor {
 
     /// Waits for connections, at most for `timeout`, and accepts them; true when told to stop.
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<bool> {
+        let timeout = if self.retry { Some(RETRY) } else { timeout };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
             other => other?,
+        }
+        if self.retry {
+            self.accept()?;
         }
         for event in events.iter() {
             match event.token() {
@@ -195,13 +202,15 @@ impl Acceptor {
     }
 
     fn accept(&mut self) -> io::Result<()> {
+        self.retry = false;
         loop {
             match self.listener.accept() {
                 Ok((socket, address)) => self.hand_over(socket, address)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if out_of_descriptors(&error) => {
                     tracing::error!(%error, "cannot accept connections; raise LimitNOFILE");
-                    std::thread::sleep(NO_DESCRIPTOR_PAUSE);
+                    self.retry = true;
+                    return Ok(());
                 }
                 // That connection was gone before we took it; others wait.
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),

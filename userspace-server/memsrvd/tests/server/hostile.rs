@@ -192,7 +192,9 @@ fn who_says_nothing_or_half_a_hello_is_disconnected_in_time() {
 
 #[test]
 fn a_refused_peer_that_stays_is_disconnected_in_time() {
-    let server = Server::start(&[]);
+    let mut config = config(&[]);
+    config.hello_timeout = Duration::from_secs(3600);
+    let server = Server::with(config);
     let mut client = server.connect();
     client.send(&Message::Bye.encode());
     client.receive();

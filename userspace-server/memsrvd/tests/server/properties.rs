@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::entry::{self, answers, converse, Nobody};
 use crate::support::*;
 use memsrv_protocol::*;
-use memsrvd::session::Session;
+use memsrvd::session::{Session, LONGEST, OUTPUT_LIMIT};
 use proptest::prelude::*;
 
 /// What a client may do.
@@ -218,8 +218,42 @@ fn against_oracle(operations: &[Do], quota: u64, piece: usize) {
     assert_eq!(shared.arena.clusters.free(), shared.arena.clusters.total());
 }
 
+/// A short request may have a long answer; the session stops in the middle of it.
+#[test]
+fn an_answer_longer_than_the_limit_is_given_in_parts() {
+    let shared = entry::server(600, u64::MAX);
+    let mut session = Session::new(shared, Arc::new(Nobody));
+    let mut bytes = hello_bytes(&hello("a", 1));
+    (0..512).for_each(|slot| bytes.extend(store_bytes(slot + 1, slot, &page(slot))));
+    assert!(!converse(&mut session, &bytes, 1 << 20).1);
+    let (tag, slot, count) = (Tag(1), Slot(0), 512);
+    let mut rest = Message::Load { tag, slot, count }.encode().to_vec();
+    let (mut pages, mut parts) = (0, 0);
+    while parts == 0 || pages < 512 {
+        let mut output = Vec::new();
+        let progress = session.feed(&rest, &mut output);
+        rest.drain(..progress.consumed);
+        assert!(
+            output.len() <= OUTPUT_LIMIT + LONGEST,
+            "{} bytes at once",
+            output.len()
+        );
+        for (message, payload) in answers(&output) {
+            assert!(matches!(message, Message::Page { slot, .. } if slot.0 == pages));
+            assert_eq!(payload, page(pages));
+            pages += 1;
+        }
+        parts += 1;
+    }
+    assert!(parts > 10, "{parts} parts");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        max_shrink_time: 10_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_session_does_what_a_map_does(

@@ -358,7 +358,9 @@ fn many_clients_with_several_streams_at_once_each_find_their_own() {
             .collect()
     });
     assert_eq!(server.report().used_pages, 24 * 30);
-    assert_eq!(server.report().connections, 25);
+    wait_until("only the sessions are connected", || {
+        server.report().connections == 25
+    });
     drop(sessions);
     wait_until("the connections are gone", || {
         server.report().connections == 1
