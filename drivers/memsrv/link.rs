@@ -171,10 +171,14 @@ impl Link {
         let mut more = false;
         for index in 0..pages {
             let slot = first.saturating_add(u64::from(index));
-            // Admission has reserved it, so that there is one.
             let Some(number) = pool.take() else {
+                // Admission has reserved them all: not reached. The folio fails, in one piece.
                 ratelimited!(pr_err, "the in-flight table is short of what it promised\n");
-                break;
+                match lead {
+                    Some(lead) => self.change(|s| s.table.abandon(lead, pages - index)),
+                    None => folio.start_writeback().failed(),
+                }
+                return;
             };
             let crc = pool.buffers().fill(number, folio, index, slot);
             let (queued, watched) = self.change(|state| {

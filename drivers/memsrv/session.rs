@@ -19,7 +19,7 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{Hello, HelloError, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
+use super::protocol::{Hello, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -40,7 +40,7 @@ const RETRY_MS: (u64, u64) = (100, 3000);
 /// A connection that lasted so long was a good one: the delays begin anew.
 const GOOD_MS: u64 = 5000;
 /// A server that still has our earlier life's connections is asked again for so long, at insmod.
-const BUSY_MS: u64 = 10_000;
+const BUSY_MS: u64 = 15_000;
 /// How long the last frees may take at rmmod.
 const GOODBYE_MS: u64 = 3000;
 /// How often a socket that took no more is tried anew, in milliseconds, should no event come.
@@ -379,14 +379,15 @@ impl Link {
             Ok(Message::Welcome) => {
                 let mut payload = [0u8; Welcome::LEN];
                 connection.receive_exact(&mut payload).map_err(network)?;
-                match Welcome::decode(&payload) {
-                    Ok(welcome) if welcome.version == VERSION && welcome.window >= MIN_WINDOW => {
-                        Ok(welcome)
-                    }
-                    Ok(welcome) if welcome.version == VERSION => Err(NoSession::Stranger),
-                    Ok(_) => Err(NoSession::Refused(Status::Version)),
-                    Err(HelloError::Magic | _) => Err(NoSession::Stranger),
+                let welcome = Welcome::decode(&payload).map_err(|_| NoSession::Stranger)?;
+                if welcome.version != VERSION || welcome.window < MIN_WINDOW {
+                    return Err(NoSession::Stranger);
                 }
+                // As the server checks, too: it must not know of more than we have asked for.
+                if welcome.executed > hello.issued {
+                    return Err(NoSession::Refused(Status::Stale));
+                }
+                Ok(welcome)
             }
             Ok(Message::Refused { status, .. }) => Err(NoSession::Refused(status)),
             _ => Err(NoSession::Stranger),

@@ -148,6 +148,15 @@ impl Table {
         if number != lead {
             pool.put(number);
         }
+        self.end_pages(lead, 1, result);
+    }
+
+    /// The last pages of a group were never asked.
+    pub(crate) fn abandon(&mut self, lead: u32, pages: u16) {
+        self.end_pages(lead, pages, Err(StoreError::Expired));
+    }
+
+    fn end_pages(&mut self, lead: u32, pages: u16, result: Result<(), StoreError>) {
         let head = self.done_store;
         let Some(copy) = at(&mut self.copies, lead) else {
             return;
@@ -155,7 +164,7 @@ impl Table {
         let Some(group) = copy.group.as_mut() else {
             return;
         };
-        group.left = group.left.saturating_sub(1);
+        group.left = group.left.saturating_sub(pages);
         if let Err(error) = result {
             group.failed = Some(error);
         }

@@ -175,5 +175,7 @@ impl Drop for Outside<'_> {
 fn says_listening(log: &Path, from: u64) -> Result<bool> {
     let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
     let new = text.get(usize::try_from(from)?..).unwrap_or_default();
-    Ok(String::from_utf8_lossy(new).lines().any(|line| line.contains("INFO listening")))
+    Ok(String::from_utf8_lossy(new)
+        .lines()
+        .any(|line| line.contains("INFO listening")))
 }

@@ -135,6 +135,10 @@ pub enum Fake {
     Silent,
     /// Answers with bytes that are no memsrv message.
     Noise,
+    /// Takes the session, says that it is alive, and does nothing that it is asked for.
+    Deaf,
+    /// Takes the session and breaks the protocol.
+    Hostile,
 }
 
 /// The harness's answer to an [`Ask`].

@@ -79,7 +79,10 @@ impl Cgroup {
         })
         .with_context(|| {
             let (swapped, mapped) = state;
-            format!("{}: {pages} pages to evict, {swapped} in swap, {mapped} mapped", self.name)
+            format!(
+                "{}: {pages} pages to evict, {swapped} in swap, {mapped} mapped",
+                self.name
+            )
         })
     }
 

@@ -46,6 +46,11 @@ pub fn insmod(parameters: &str) -> Result<Result<(), Errno>> {
     insert(FILE, parameters)
 }
 
+/// insmod of another file of the module.
+pub fn insmod_file(path: &str, parameters: &str) -> Result<Result<(), Errno>> {
+    insert(path, parameters)
+}
+
 /// rmmod memsrv: the errno if the kernel refuses it (EAGAIN: in use).
 pub fn rmmod() -> Result<(), Errno> {
     rustix::system::delete_module(c"memsrv", libc::O_NONBLOCK)

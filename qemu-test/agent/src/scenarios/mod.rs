@@ -6,6 +6,7 @@ mod basic;
 mod common;
 mod demo;
 mod kinds;
+mod losses;
 mod plain;
 mod refusals;
 mod room;
@@ -170,6 +171,32 @@ const TABLE: &[Entry] = &[
         "link-down",
         "the network goes and comes back",
         room::link_down,
+    ),
+    Entry::new(
+        "lost",
+        "the server dies with pages, a new one starts: SIGBUS, no wrong bytes",
+        losses::lost,
+    ),
+    Entry::new(
+        "held",
+        "the server dies with pages and stays away",
+        losses::held,
+    ),
+    Entry::new(
+        "swapoff-waits",
+        "swapoff waits for a server that is away",
+        losses::swapoff_waits,
+    ),
+    Entry::new("deaf", "a server that never acknowledges", losses::deaf),
+    Entry::new(
+        "hostile",
+        "a server that breaks the protocol in every session",
+        losses::hostile,
+    ),
+    Entry::new(
+        "no-hooks",
+        "a kernel without a function to hook",
+        losses::no_hooks,
     ),
     Entry::new(
         "unload-busy",

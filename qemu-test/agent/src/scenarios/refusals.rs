@@ -42,7 +42,7 @@ pub fn parameters(guest: &mut Guest) -> Result<()> {
         ("server=0.0.0.0".to_owned(), "0.0.0.0"),
         (format!("server={host} region=a/b"), "region"),
         (format!("server={host} connections=65"), "connections"),
-        (format!("server={host} inflight=0"), "inflight"),
+        (format!("server={host} inflight=65537"), "inflight"),
         (format!("server={host} store_ms=1"), "store_ms"),
     ] {
         refused(guest, &parameters, Errno::INVAL, says)?;
