@@ -39,16 +39,27 @@ pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
     Ok(arena)
 }
 
-/// Sets what keeps the kernel from making this process wait for swap, or from killing it.
-pub fn protect() {
+/// Sets what keeps the kernel from making this process wait for swap, or from killing it; gives back
+/// what could not be set, and what that means.
+///
+/// Threads inherit it, so call it before there are any; those of the log are among them, and so the
+/// words are the caller's to log.
+#[must_use = "what could not be set is to be logged"]
+pub fn protect() -> Vec<String> {
+    let mut failures = Vec::new();
     if let Err(error) = sys::set_io_flusher() {
-        tracing::warn!(%error, "cannot set PR_SET_IO_FLUSHER (it takes CAP_SYS_RESOURCE): if this \
-            machine swaps to a memory server, too, the two may wait for each other");
+        failures.push(format!(
+            "cannot set PR_SET_IO_FLUSHER (it takes CAP_SYS_RESOURCE): {error}; if this machine swaps \
+             to a memory server, too, the two may wait for each other"
+        ));
     }
     if let Err(error) = sys::spare_from_oom() {
-        tracing::warn!(%error, "cannot set oom_score_adj to -1000 (it takes CAP_SYS_RESOURCE): when \
-            memory runs out, the kernel may end this server");
+        failures.push(format!(
+            "cannot set oom_score_adj to -1000 (it takes CAP_SYS_RESOURCE): {error}; when memory runs \
+             out, the kernel may end this server"
+        ));
     }
+    failures
 }
 
 fn no_memory(wanted: Size, error: &io::Error) -> StartError {

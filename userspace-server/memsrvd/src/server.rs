@@ -67,6 +67,8 @@ pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> 
 
 /// Serves on `listener` until a byte, or the end, comes from `shutdown`; a second byte cuts a drain short.
 ///
+/// The caller has called [`memory::protect`] where that matters.
+///
 /// # Errors
 ///
 /// What kept the server from starting or going on.
@@ -75,9 +77,6 @@ pub fn run(
     listener: std::net::TcpListener,
     shutdown: UnixStream,
 ) -> Result<(), StartError> {
-    if config.lock {
-        memory::protect();
-    }
     let arena = memory::take(config.capacity_pages, config.lock)?;
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();

@@ -3,6 +3,8 @@
 //! The server, driven over loopback by a client that says exactly what a test wants said.
 
 #[cfg(test)]
+mod adversity;
+#[cfg(test)]
 mod entry;
 #[cfg(test)]
 mod hostile;

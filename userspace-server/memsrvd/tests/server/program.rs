@@ -3,14 +3,15 @@
 //! The program itself: options, exit codes, signals, and what it takes from the machine.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use assert_cmd::cargo::CommandCargoExt;
 use assert_cmd::Command as Program;
 use predicates::str::contains;
+use rustix::process::{Pid, Signal};
 
 use crate::support::*;
 use memsrv_protocol::*;
@@ -22,15 +23,20 @@ fn memsrvd() -> Program {
 }
 
 /// The program, running; killed at the end of the test at the latest.
-struct Running {
-    child: Child,
-    address: SocketAddr,
-    log: BufReader<std::process::ChildStderr>,
+pub struct Running {
+    pub child: Child,
+    pub address: SocketAddr,
+    /// What it says; without it nobody listens.
+    pub log: Option<BufReader<std::process::ChildStderr>>,
 }
 
 impl Running {
-    fn start(options: &[&str]) -> Running {
-        let mut command = Command::cargo_bin("memsrvd").unwrap();
+    pub fn start(options: &[&str]) -> Running {
+        Running::start_by(Command::cargo_bin("memsrvd").unwrap(), options)
+    }
+
+    /// By a command that memsrvd's options are put behind.
+    pub fn start_by(mut command: Command, options: &[&str]) -> Running {
         command.args(["--listen", "127.0.0.1:0", "--capacity", "16M", "--no-lock"]);
         command
             .args(["--log-format", "json"])
@@ -52,17 +58,23 @@ impl Running {
         Running {
             child,
             address,
-            log,
+            log: Some(log),
         }
     }
 
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill")
-            .args(["-s", name, &pid])
-            .status()
-            .unwrap()
-            .success());
+    /// Waits for its end; gives back the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("it has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        rustix::process::kill_process(pid.unwrap(), signal).unwrap();
     }
 
     /// Nanoseconds on a CPU, and how often put on one, summed over the process's threads.
@@ -287,7 +299,7 @@ fn the_capacity_is_locked_in_memory_from_the_start() {
     let running = Running {
         child,
         address: ([127, 0, 0, 1], 0).into(),
-        log,
+        log: Some(log),
     };
     assert!(running.memory_kib("VmLck") >= 16 << 10);
     assert!(running.memory_kib("VmRSS") >= 16 << 10);
@@ -295,7 +307,7 @@ fn the_capacity_is_locked_in_memory_from_the_start() {
 
 #[test]
 fn sigterm_and_sigint_stop_it_cleanly_and_it_says_what_is_lost() {
-    for signal in ["TERM", "INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut server = Running::start(&[]);
         let mut client = Client::connect(server.address);
         client.welcome(&hello("a", 1));
@@ -309,16 +321,9 @@ fn sigterm_and_sigint_stop_it_cleanly_and_it_says_what_is_lost() {
             }
         ));
         assert_eq!(client.rest(), b"");
-        let end = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = server.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < end, "it does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(status.code(), Some(0));
-        let log: String = server.log.by_ref().lines().map(Result::unwrap).collect();
+        assert_eq!(server.wait(), Some(0));
+        let log = server.log.take().unwrap();
+        let log: String = log.lines().map(Result::unwrap).collect();
         assert!(log.contains("\"dropped_pages\":3"), "{log}");
     }
 }
