@@ -299,9 +299,8 @@ impl Shared {
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(state);
-        // A client that knows of no server life, or of this one, knows the operations it sent here.
-        let ours = hello.instance == self.instance || hello.instance == Instance::default();
-        if ours && hello.issued < state.executed {
+        // Whatever life of ours it names: what was executed in this one it must know of.
+        if hello.issued < state.executed {
             let text = format!(
                 "stream {} has executed operation {}, the client knows of {} only: it was restored \
                  from a snapshot, and its pages here are newer than it is",

@@ -262,7 +262,8 @@ impl Acceptor {
         }
         let end = Instant::now().checked_add(self.drain);
         while self.shared.used_pages() > 0 && end.is_some_and(|end| Instant::now() < end) {
-            if self.wait(events, Some(DRAIN_STEP))? {
+            // Asked too, for two words that came at once are one event.
+            if self.told_to_stop()? || self.wait(events, Some(DRAIN_STEP))? {
                 break;
             }
         }

@@ -65,7 +65,7 @@ fn a_client_older_than_its_pages_is_refused() {
     let mut client = server.connect();
     let instance = client.welcome(&hello("a", 1)).instance;
     (1..=5).for_each(|slot| client.store(slot, &page(slot)));
-    for instance in [instance, Instance::default()] {
+    for instance in [instance, Instance::default(), Instance([9; 16])] {
         let stale = Hello {
             instance,
             issued: Seq(4),
@@ -77,7 +77,7 @@ fn a_client_older_than_its_pages_is_refused() {
     }
     // The one that is in use is not disturbed, and its pages are as they were.
     assert_eq!(client.load(5).unwrap(), page(5));
-    assert_eq!(server.report().refused.get("stale"), Some(&2));
+    assert_eq!(server.report().refused.get("stale"), Some(&3));
 }
 
 #[test]
@@ -451,4 +451,18 @@ fn a_draining_server_gives_pages_out_takes_none_and_stops_when_it_is_empty() {
 fn a_ping_is_answered() {
     let server = Server::start(&[]);
     server.session("a", 1).ping();
+}
+
+#[test]
+fn a_second_word_cuts_a_drain_short() {
+    let mut server = Server::start(&["--drain", "3600"]);
+    let mut client = server.session("a", 1);
+    client.store(1, &page(1));
+    server.tell_to_stop();
+    let (message, _) = client.receive();
+    assert!(matches!(message, Message::Notice { .. }), "{message:?}");
+    client.ping();
+    server.tell_to_stop();
+    assert_eq!(client.rest(), b"");
+    server.join().unwrap();
 }

@@ -33,7 +33,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// A server on a port of its own.
 pub struct Server {
     pub address: SocketAddr,
-    shutdown: Option<UnixStream>,
+    shutdown: UnixStream,
     thread: Option<JoinHandle<Result<(), StartError>>>,
 }
 
@@ -68,7 +68,7 @@ impl Server {
         let thread = Some(std::thread::spawn(run));
         Server {
             address,
-            shutdown: Some(shutdown),
+            shutdown,
             thread,
         }
     }
@@ -91,7 +91,8 @@ impl Server {
 
     /// Asks the server to stop.
     pub fn tell_to_stop(&mut self) {
-        self.shutdown = None;
+        // It may have stopped already.
+        let _ = self.shutdown.write_all(&[1]);
     }
 
     /// Waits for the server to end.
@@ -102,6 +103,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // The second word cuts a drain short.
+        self.tell_to_stop();
         self.tell_to_stop();
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
