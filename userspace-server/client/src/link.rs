@@ -11,7 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use memsrv_protocol::{Hello, Slot, Welcome};
+use memsrv_protocol::{Hello, Slot, Status, Welcome};
 
 use crate::config::ClientConfig;
 use crate::error::Error;
@@ -80,6 +80,17 @@ impl Link {
         let mut hello = *self.hello.lock().unwrap_or_else(PoisonError::into_inner);
         hello.issued = self.lock().engine.issued();
         let welcome = handshake::open(&socket, self.address, &hello)?;
+        if welcome.executed > hello.issued {
+            // The server should have said so itself.
+            return Err(Error::Refused {
+                address: self.address,
+                status: Status::Stale,
+                text: format!(
+                    "stream {} has executed operation {}, this client knows of {} only",
+                    hello.stream, welcome.executed.0, hello.issued.0
+                ),
+            });
+        }
         let silence = self.silence_step();
         let set = socket.set_read_timeout(Some(silence));
         set.and_then(|()| socket.set_write_timeout(Some(self.config.silence_timeout)))

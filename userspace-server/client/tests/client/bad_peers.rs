@@ -24,13 +24,17 @@ fn peer(serve: impl Fn(&mut TcpStream) + Send + 'static) -> SocketAddr {
 
 /// Takes a HELLO and welcomes it.
 fn welcome(socket: &mut TcpStream) -> bool {
+    welcome_with(socket, Seq(0))
+}
+
+fn welcome_with(socket: &mut TcpStream, executed: Seq) -> bool {
     let welcome = Welcome {
         version: VERSION,
         options: 0,
         instance: Instance([7; 16]),
         granted: 100,
         stored: 0,
-        executed: Seq(0),
+        executed,
         window: 64,
     };
     let mut hello = [0; 240];
@@ -52,6 +56,19 @@ fn quick() -> ClientConfig {
 
 fn refusal(address: SocketAddr, config: ClientConfig) -> Error {
     Client::connect(address, config).err().expect("a refusal")
+}
+
+#[test]
+fn a_server_ahead_of_the_client_is_refused_as_stale() {
+    let ahead = peer(|socket| {
+        welcome_with(socket, Seq(1));
+    });
+    let error = refusal(ahead, quick());
+    let stale = Status::Stale;
+    assert!(
+        matches!(error, Error::Refused { status, .. } if status == stale),
+        "{error}"
+    );
 }
 
 #[test]
