@@ -8,13 +8,15 @@ use std::io::{BufWriter, Write};
 use anyhow::{Context, Result};
 
 use super::sort::differing_bytes;
-use crate::guest::{program, Guest};
+use crate::guest::{program, Cgroup};
 use crate::pattern::mix;
 use crate::ROOT;
 
 /// Functions in the file; each costs the compiler some kilobytes.
-const FUNCTIONS: u64 = 600;
+const FUNCTIONS: u64 = 20;
 const STATEMENTS: u64 = 12;
+/// Numbers in the table, of which the compiler keeps some hundred bytes each.
+const ENTRIES: u64 = 200_000;
 const GCC: &str = "/usr/bin/gcc";
 
 /// The file, and its object.
@@ -35,7 +37,7 @@ pub fn prepare() -> Result<()> {
     }
     // Numbers that the compiler holds all at once, until its end.
     writeln!(file, "const unsigned table[] = {{")?;
-    for entry in 0..150_000_u64 {
+    for entry in 0..ENTRIES {
         write!(
             file,
             "{}u,{}",
@@ -53,10 +55,9 @@ pub fn prepare() -> Result<()> {
 }
 
 /// Compiles under the limit; compares.
-pub fn run(guest: &mut Guest, limit_mib: u64) -> Result<u64> {
-    let cgroup = guest.cgroup("gcc", limit_mib)?;
+pub fn run(cgroup: &Cgroup) -> Result<u64> {
     program::run(
-        Some(&cgroup),
+        Some(cgroup),
         &[GCC, "-c", "/work/large.c", "-o", "/work/limited.o"],
     )?;
     differing_bytes("/work/expected.o", "/work/limited.o")

@@ -10,20 +10,19 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
-use crate::guest::{poll, program, Guest};
+use crate::guest::{poll, program, Cgroup};
 use crate::pattern::mix;
 use crate::ROOT;
 
-const KEYS: u64 = 16384;
+const KEYS: u64 = 12288;
 const VALUE_BYTES: usize = 4096;
 /// Requests that are sent before their answers are read.
 const BATCH: u64 = 64;
 const SEED: u64 = 0x7265_6469_7300;
 
 /// Fills, reads back; how many bytes were wrong.
-pub fn run(guest: &mut Guest, limit_mib: u64) -> Result<u64> {
-    let cgroup = guest.cgroup("redis", limit_mib)?;
-    let mut server = program::command(Some(&cgroup), true, "/usr/bin/redis-server")
+pub fn run(cgroup: &Cgroup) -> Result<u64> {
+    let mut server = program::command(Some(cgroup), true, "/usr/bin/redis-server")
         .args(["--port", "0", "--unixsocket", "/run/redis.sock"])
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
         .stdin(Stdio::null())

@@ -7,26 +7,28 @@ use std::io::{BufWriter, Write};
 
 use anyhow::{Context, Result};
 
-use crate::guest::{program, Guest};
+use crate::guest::{program, Cgroup};
 use crate::pattern::mix;
 use crate::ROOT;
 
-const LINES: u64 = 6144;
-/// Hexadecimal words in a line, 16 characters each: 4 KiB a line.
-const WORDS: u64 = 255;
+const LINES: u64 = 4096;
+/// Characters in a line, its end included.
+const LINE_BYTES: usize = 4096;
 const SORT: &str = "/usr/bin/sort";
 
 /// The file, and what its sorting should give.
 pub fn prepare() -> Result<()> {
     let path = format!("{ROOT}/work/unsorted");
     let mut file = BufWriter::new(File::create(&path).with_context(|| format!("making {path}"))?);
+    let mut text = vec![b'\n'; LINE_BYTES];
     for line in 0..LINES {
-        let mut word = mix(line);
-        for _ in 0..WORDS {
-            write!(file, "{word:016x}")?;
-            word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let mut state = mix(line);
+        for character in text.iter_mut().take(LINE_BYTES - 1) {
+            // Knuth's multiplier for 64-bit linear congruential generators; its high bits are good.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *character = b'a' + u8::try_from(state >> 60).unwrap_or(0);
         }
-        writeln!(file)?;
+        file.write_all(&text)?;
     }
     file.flush().context("writing the file to sort")?;
     let small = [
@@ -42,8 +44,7 @@ pub fn prepare() -> Result<()> {
 }
 
 /// Sorts under the limit; compares.
-pub fn run(guest: &mut Guest, limit_mib: u64) -> Result<u64> {
-    let cgroup = guest.cgroup("sort", limit_mib)?;
+pub fn run(cgroup: &Cgroup) -> Result<u64> {
     let large = [
         "--parallel=1",
         "-S",
@@ -54,7 +55,7 @@ pub fn run(guest: &mut Guest, limit_mib: u64) -> Result<u64> {
         "/work/sorted",
         "/work/unsorted",
     ];
-    program::run(Some(&cgroup), &[&[SORT][..], &large].concat())?;
+    program::run(Some(cgroup), &[&[SORT][..], &large].concat())?;
     differing_bytes("/work/expected", "/work/sorted")
 }
 
