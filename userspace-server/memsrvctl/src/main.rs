@@ -17,6 +17,9 @@ use serde_json::{json, Value};
 
 use error::Error;
 
+const SERVER_HELP: &str = "Ask the server at this address, as 10.0.0.2, 10.0.0.2:7170 or \
+    [2001:db8::2]:7170 [default: the module of this machine]";
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 the server cannot be reached or answers nonsense; 2 wrong option; 3 the module
 is not loaded here, or debugfs is not mounted.
@@ -40,9 +43,8 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 struct Status {
-    /// Ask the server at this address, as 10.0.0.2, 10.0.0.2:7170 or [2001:db8::2]:7170 [default: the
-    /// module of this machine]
-    #[arg(long, value_name = "ADDR[:PORT]", value_parser = server::address)]
+    /// The server to ask.
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = server::address, help = SERVER_HELP)]
     server: Option<std::net::SocketAddr>,
     /// Write JSON, one object a line
     #[arg(long)]

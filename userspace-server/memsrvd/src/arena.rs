@@ -7,7 +7,7 @@
 //! its old bytes; whoever takes one writes all of it before it can be read (`table.rs`).
 //!
 //! Memory beside the pages: 8 bytes a page for the free list, and the clusters, 6 KiB each, that fill
-//! the rest of [`OVERHEAD_PER_MILLE`]. That is room for 2.3 times as many clusters as full ones need.
+//! the rest of 0.9%. That is room for 2.3 times as many clusters as full ones need.
 //!
 //! Locks: each shard of a pool has its own; they are the innermost and never held two at a time.
 

@@ -15,6 +15,8 @@ use crate::error::StartError;
 use crate::num::{to_u64, to_usize};
 use crate::size::Size;
 
+const LISTEN_HELP: &str = "Where to listen, as 0.0.0.0:7170 or [::]:7170 [default: [::]:7170]";
+
 const AFTER_HELP: &str = "\
 Sizes are whole numbers of bytes, or of K, M, G, T (powers of 1024).
 
@@ -28,8 +30,8 @@ See memsrvd(8).";
 #[derive(Debug, Default, Parser)]
 #[command(name = "memsrvd", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// Where to listen, as 0.0.0.0:7170 or [::]:7170 [default: [::]:7170]
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR:PORT", help = LISTEN_HELP)]
     pub listen: Option<String>,
     /// How much memory to serve, as 2G; taken and locked at start
     #[arg(long, value_name = "SIZE")]

@@ -149,6 +149,9 @@ fn a_full_server_says_so_keeps_what_it_has_and_takes_more_after_a_free() {
     }
     assert_eq!(a.try_store(64, &page(64)), Err(Status::Full));
     assert_eq!(b.try_store(0, &page(0)), Err(Status::Full));
+    let report = server.report();
+    let tables = report.clusters - report.free_clusters;
+    assert_eq!(tables, 1, "the refused page must not keep a page table");
     // Replacing takes no new page.
     a.store(3, &page(333));
     let mut mask = FreeMask::EMPTY;
