@@ -12,13 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memsrv_protocol::{Message, Status};
 use mio::net::TcpStream;
 use rustix::net::sockopt;
 
-use crate::num::to_u32;
 use crate::regions::{Peer, Shared};
-use crate::session::{Session, Stop, LONGEST, OUTPUT_LIMIT};
+use crate::session::{notice_draining, Session, Stop, LONGEST, OUTPUT_LIMIT};
 
 /// Bytes read at a time.
 const INPUT_LEN: usize = 128 * 1024;
@@ -139,15 +137,10 @@ impl Conn {
         self.ending |= ending;
     }
 
-    /// Tells a client something unasked.
-    pub fn notice(&mut self, status: Status, text: &str) {
+    /// Tells a client that the server is draining.
+    pub fn notice_draining(&mut self) {
         if self.session.is_open() && !self.closing {
-            let message = Message::Notice {
-                status,
-                len: to_u32(text.len()),
-            };
-            self.unsent.extend_from_slice(&message.encode());
-            self.unsent.extend_from_slice(text.as_bytes());
+            notice_draining(&mut self.unsent);
         }
     }
 

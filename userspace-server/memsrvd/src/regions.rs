@@ -189,13 +189,16 @@ impl Shared {
         hello: &Hello,
         peer: &Arc<dyn Peer>,
     ) -> Result<(Attachment, Welcome), Refused> {
-        if self.draining.load(Ordering::Relaxed) {
+        let mut registry = lock(&self.registry);
+        let known = registry.regions.get(&(hello.client, hello.region));
+        let resumes = known.is_some_and(|life| life.incarnation == hello.incarnation);
+        // Who has pages here may come back for them.
+        if !resumes && self.draining.load(Ordering::Relaxed) {
             return Err(refused(
                 Status::Draining,
                 "server is stopping; use another server",
             ));
         }
-        let mut registry = lock(&self.registry);
         let client = self.client(&mut registry, hello)?;
         let life = self.life(&mut registry, hello, client)?;
         let attachment = self.attach(life, hello, peer)?;

@@ -13,6 +13,7 @@
 //! what a peer makes the server hold has a bound. All stores and frees of one call are acknowledged by
 //! one ACK at its end.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use memsrv_protocol::{
@@ -31,6 +32,19 @@ pub const OUTPUT_LIMIT: usize = 128 * 1024;
 
 /// The longest message that must be complete before it is executed.
 pub const LONGEST: usize = HEADER_LEN + PAGE_SIZE;
+
+/// The words of a NOTICE that the server is draining.
+const DRAINING: &str = "server is about to stop; fetch your pages";
+
+/// Tells a client that the server is draining.
+pub fn notice_draining(output: &mut Vec<u8>) {
+    let message = Message::Notice {
+        status: Status::Draining,
+        len: to_u32(DRAINING.len()),
+    };
+    output.extend_from_slice(&message.encode());
+    output.extend_from_slice(DRAINING.as_bytes());
+}
 
 /// Why [`Session::feed`] stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -216,6 +230,9 @@ impl Session {
             stored = welcome.stored, "client connected");
         output.extend_from_slice(&Message::Welcome.encode());
         output.extend_from_slice(&welcome.encode());
+        if self.shared.draining.load(Ordering::Relaxed) {
+            notice_draining(output);
+        }
         self.state = State::Open(attachment);
         self.spoken = true;
         Ok(())

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use memsrv_protocol::Status;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -204,10 +203,7 @@ impl Worker {
         let tokens: Vec<Token> = self.conns.keys().copied().collect();
         for token in tokens {
             if let Some(conn) = self.conns.get_mut(&token) {
-                conn.notice(
-                    Status::Draining,
-                    "server is about to stop; fetch your pages",
-                );
+                conn.notice_draining();
             }
             self.enqueue(token);
         }

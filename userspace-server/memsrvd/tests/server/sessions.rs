@@ -442,6 +442,17 @@ fn a_draining_server_gives_pages_out_takes_none_and_stops_when_it_is_empty() {
     let mut late = server.connect();
     late.send(&hello_bytes(&hello("late", 1)));
     late.refused(Status::Draining);
+    // Who has lost its connection comes back for its pages, and hears the news.
+    let resume = Hello {
+        issued: Seq(client.seq),
+        ..hello("a", 1)
+    };
+    drop(client);
+    let mut client = server.connect();
+    client.welcome(&resume);
+    let (message, _) = client.receive();
+    assert!(matches!(message, Message::Notice { .. }), "{message:?}");
+    assert_eq!(client.load(1).unwrap(), page(1));
     assert!(server.report().draining);
     client.free(0, &FreeMask::ALL);
     server.join().unwrap();
