@@ -339,6 +339,10 @@ impl Shared {
             .is_some_and(|present| Arc::ptr_eq(present, life))
         {
             registry.regions.remove(&key);
+            let mut left = registry.regions.keys();
+            if !left.any(|(client, _)| *client == attachment.client) {
+                registry.clients.remove(&attachment.client);
+            }
         }
         drop(registry);
         let freed = life.table.end(&self.arena, &life.client.quota);
