@@ -328,11 +328,17 @@ impl Shared {
 
     /// Ends the life that a connection belongs to; gives back how many pages that freed.
     ///
-    /// The caller holds no stream's lock.
-    pub fn end(&self, attachment: &Attachment) -> u64 {
+    /// `None`: a newer connection has the stream, and what the older one says counts no more. The
+    /// caller holds no stream's lock.
+    pub fn end(&self, attachment: &Attachment) -> Option<u64> {
         let key = (attachment.client, attachment.region);
         let life = &attachment.life;
         let mut registry = lock(&self.registry);
+        // Streams change hands under the registry's lock, so this stays true until the life has left it.
+        let stream = life.streams.get(attachment.stream)?;
+        if !matches!(&lock(stream).owner, Some((id, _)) if *id == attachment.id) {
+            return None;
+        }
         if registry
             .regions
             .get(&key)
@@ -354,7 +360,7 @@ impl Shared {
                 }
             }
         }
-        freed
+        Some(freed)
     }
 
     /// Pages stored, over all clients.
@@ -382,4 +388,57 @@ fn forget_empty(registry: &mut Registry) {
         .retain(|_, life| life.is_connected() || life.table.pages() > 0);
     let left: HashSet<Name> = registry.regions.keys().map(|(client, _)| *client).collect();
     registry.clients.retain(|name, _| left.contains(name));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Anyone;
+
+    impl Peer for Anyone {
+        fn address(&self) -> String {
+            "anyone".to_owned()
+        }
+
+        fn hang_up(&self) {}
+    }
+
+    fn shared() -> Shared {
+        let arena = crate::memory::take(16, false).unwrap();
+        let limits = Limits {
+            unlisted: Some(16),
+            regions: 4,
+            ..Limits::default()
+        };
+        Shared::new(arena, limits, Instance([1; 16]), 1)
+    }
+
+    fn hello(client: &[u8]) -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            options: 0,
+            incarnation: Incarnation([1; 16]),
+            instance: Instance::default(),
+            stream: 0,
+            streams: 1,
+            wanted: 0,
+            issued: Seq(0),
+            client: Name::new(client).unwrap(),
+            region: Name::new(b"r").unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_bye_that_comes_after_the_stream_was_taken_ends_nothing() {
+        let shared = shared();
+        let peer: Arc<dyn Peer> = Arc::new(Anyone);
+        let (older, _) = shared.open(&hello(b"a"), &peer).ok().unwrap();
+        let (newer, _) = shared.open(&hello(b"a"), &peer).ok().unwrap();
+        assert_eq!(shared.end(&older), None);
+        assert_eq!(shared.known(), (1, 1));
+        assert_eq!(shared.end(&newer), Some(0));
+        assert_eq!(shared.known(), (0, 0));
+    }
 }

@@ -173,11 +173,14 @@ impl Session {
                 output.extend_from_slice(&message.encode());
                 output.extend_from_slice(text.as_bytes());
             }
-            (End::Bye, State::Open(at)) => {
-                let pages = self.shared.end(&at);
-                tracing::info!(peer, client = %at.client, region = %at.region, pages,
-                    "client left; its pages are freed");
-            }
+            (End::Bye, State::Open(at)) => match self.shared.end(&at) {
+                Some(pages) => {
+                    tracing::info!(peer, client = %at.client, region = %at.region, pages,
+                    "client left; its pages are freed")
+                }
+                None => tracing::info!(peer, client = %at.client, region = %at.region,
+                    stream = at.stream, "BYE of a connection whose stream a newer one has: ignored"),
+            },
             (_, State::Open(at)) => {
                 tracing::info!(peer, client = %at.client, region = %at.region, stream = at.stream,
                     "connection gave up its stream");
