@@ -200,9 +200,21 @@ impl Shared {
             ));
         }
         let client = self.client(&mut registry, hello)?;
-        let life = self.life(&mut registry, hello, client)?;
-        let attachment = self.attach(life, hello, peer)?;
+        let (life, replaced) = self.life(&mut registry, hello, client)?;
+        let attached = self.attach(life, hello, peer);
         drop(registry);
+        // Without the registry's lock, for other clients wait for that.
+        if let Some(older) = replaced {
+            let pages = older.table.end(&self.arena, &older.client.quota);
+            tracing::info!(client = %hello.client, region = %hello.region, pages,
+                "new life of the client: freed what the older one left");
+        }
+        let (attachment, fenced) = attached?;
+        if let Some(older) = fenced {
+            tracing::info!(client = %hello.client, region = %hello.region, stream = hello.stream,
+                old = older.address(), new = peer.address(), "a newer connection took the stream");
+            older.hang_up();
+        }
         let quota = &attachment.life.client.quota;
         let most = quota.pages.limit().min(self.arena.pages.total());
         let executed = match attachment.life.streams.get(attachment.stream) {
@@ -244,17 +256,18 @@ impl Shared {
         Ok(client)
     }
 
-    /// The life that a HELLO belongs to: the present one, or a new one in place of an older one.
+    /// The life that a HELLO belongs to: the present one, or a new one in place of an older one, which
+    /// comes with it and is to be ended.
     fn life(
         &self,
         registry: &mut Registry,
         hello: &Hello,
         client: Arc<Client>,
-    ) -> Result<Arc<Life>, Refused> {
+    ) -> Result<(Arc<Life>, Option<Arc<Life>>), Refused> {
         let key = (hello.client, hello.region);
         if let Some(life) = registry.regions.get(&key) {
             if life.incarnation == hello.incarnation {
-                return Ok(life.clone());
+                return Ok((life.clone(), None));
             }
             if life.is_connected() {
                 let text = format!(
@@ -264,9 +277,6 @@ impl Shared {
                 );
                 return Err(refused(Status::Busy, text));
             }
-            let freed = life.table.end(&self.arena, &life.client.quota);
-            tracing::info!(client = %hello.client, region = %hello.region, pages = freed,
-                "new life of the client: freed what the older one left");
         } else if registry.regions.len() >= self.limits.regions {
             forget_empty(registry);
             if registry.regions.len() >= self.limits.regions {
@@ -279,17 +289,17 @@ impl Shared {
             registry.clients.insert(hello.client, client.clone());
         }
         let life = Arc::new(Life::new(client, hello));
-        registry.regions.insert(key, life.clone());
-        Ok(life)
+        let replaced = registry.regions.insert(key, life.clone());
+        Ok((life, replaced))
     }
 
-    /// Makes the connection the owner of its stream.
+    /// Makes the connection the owner of its stream; with it comes the older owner, to hang up on.
     fn attach(
         &self,
         life: Arc<Life>,
         hello: &Hello,
         peer: &Arc<dyn Peer>,
-    ) -> Result<Attachment, Refused> {
+    ) -> Result<(Attachment, Option<Arc<dyn Peer>>), Refused> {
         let streams = life.streams.len();
         let stream = usize::from(hello.stream);
         let Some(state) = life
@@ -311,19 +321,16 @@ impl Shared {
             );
             return Err(refused(Status::Stale, text));
         }
-        if let Some((_, older)) = state.owner.replace((id, peer.clone())) {
-            tracing::info!(client = %hello.client, region = %hello.region, stream = hello.stream,
-                old = older.address(), new = peer.address(), "a newer connection took the stream");
-            older.hang_up();
-        }
+        let fenced = state.owner.replace((id, peer.clone()));
         drop(state);
-        Ok(Attachment {
+        let attachment = Attachment {
             life,
             stream,
             id,
             client: hello.client,
             region: hello.region,
-        })
+        };
+        Ok((attachment, fenced.map(|(_, older)| older)))
     }
 
     /// Ends the life that a connection belongs to; gives back how many pages that freed.
@@ -394,14 +401,21 @@ fn forget_empty(registry: &mut Registry) {
 mod tests {
     use super::*;
 
-    struct Anyone;
+    /// Somebody whose connection is closed only while no lock is held.
+    struct Anyone(std::sync::Weak<Shared>);
 
     impl Peer for Anyone {
         fn address(&self) -> String {
             "anyone".to_owned()
         }
 
-        fn hang_up(&self) {}
+        fn hang_up(&self) {
+            let shared = self.0.upgrade().unwrap();
+            let registry = shared.registry.try_lock().unwrap();
+            for life in registry.regions.values() {
+                assert!(life.streams.iter().all(|stream| stream.try_lock().is_ok()));
+            }
+        }
     }
 
     fn shared() -> Shared {
@@ -432,13 +446,27 @@ mod tests {
 
     #[test]
     fn a_bye_that_comes_after_the_stream_was_taken_ends_nothing() {
-        let shared = shared();
-        let peer: Arc<dyn Peer> = Arc::new(Anyone);
+        let shared = Arc::new(shared());
+        let peer: Arc<dyn Peer> = Arc::new(Anyone(Arc::downgrade(&shared)));
         let (older, _) = shared.open(&hello(b"a"), &peer).ok().unwrap();
         let (newer, _) = shared.open(&hello(b"a"), &peer).ok().unwrap();
         assert_eq!(shared.end(&older), None);
         assert_eq!(shared.known(), (1, 1));
         assert_eq!(shared.end(&newer), Some(0));
         assert_eq!(shared.known(), (0, 0));
+    }
+
+    #[test]
+    fn a_flood_of_names_that_say_bye_leaves_nothing_behind() {
+        let shared = Arc::new(shared());
+        let peer: Arc<dyn Peer> = Arc::new(Anyone(Arc::downgrade(&shared)));
+        let (staying, _) = shared.open(&hello(b"staying"), &peer).ok().unwrap();
+        for n in 0..100 {
+            let name = format!("flood-{n}");
+            let (at, _) = shared.open(&hello(name.as_bytes()), &peer).ok().unwrap();
+            assert_eq!(shared.end(&at), Some(0));
+        }
+        assert_eq!(shared.known(), (1, 1));
+        drop(staying);
     }
 }
