@@ -75,3 +75,30 @@ pub fn stats() -> Result<BTreeMap<String, u64>> {
         })
         .collect())
 }
+
+/// A histogram of the statistics: how many fell below 1, 2, 4, 8, ... microseconds.
+pub fn histogram(key: &str) -> Result<Vec<u64>> {
+    let text = fs::read_to_string(STATS).with_context(|| format!("reading {STATS}"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        .with_context(|| format!("the module's statistics have no {key}"))?;
+    line.split_whitespace()
+        .map(|word| word.parse().with_context(|| format!("{key} says {line:?}")))
+        .collect()
+}
+
+/// The upper bound, in microseconds, of what `part` of a hundred took.
+pub fn percentile(histogram: &[u64], part: u64) -> u64 {
+    let wanted = histogram.iter().sum::<u64>() * part / 100;
+    let mut seen = 0;
+    let mut bound = 1;
+    for count in histogram {
+        seen += count;
+        if seen > wanted {
+            break;
+        }
+        bound *= 2;
+    }
+    bound
+}

@@ -16,7 +16,7 @@ use crate::ROOT;
 const FUNCTIONS: u64 = 20;
 const STATEMENTS: u64 = 12;
 /// Numbers in the table, of which the compiler keeps some hundred bytes each.
-const ENTRIES: u64 = 200_000;
+const ENTRIES: u64 = 60_000;
 const GCC: &str = "/usr/bin/gcc";
 
 /// The file, and its object.

@@ -14,7 +14,7 @@ use crate::guest::{poll, program, Cgroup};
 use crate::pattern::mix;
 use crate::ROOT;
 
-const KEYS: u64 = 12288;
+const KEYS: u64 = 6144;
 const VALUE_BYTES: usize = 4096;
 /// Requests that are sent before their answers are read.
 const BATCH: u64 = 64;

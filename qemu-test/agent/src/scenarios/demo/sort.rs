@@ -11,7 +11,7 @@ use crate::guest::{program, Cgroup};
 use crate::pattern::mix;
 use crate::ROOT;
 
-const LINES: u64 = 4096;
+const LINES: u64 = 2048;
 /// Characters in a line, its end included.
 const LINE_BYTES: usize = 4096;
 const SORT: &str = "/usr/bin/sort";
