@@ -67,6 +67,7 @@ fn run(command: Command) -> Result<bool> {
         return Ok(true);
     }
     network::enter_own_namespace()?;
+    let _turn = tree.take_turn()?;
     match command {
         Command::Demo { since } => demo::run(&tree, since),
         Command::Test { filter } => suite::run(&tree, &filter),

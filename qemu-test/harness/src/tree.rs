@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Where things are: the source tree's build directory, found from this program's own place in it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 use qemu_test_wire::Scenario;
+use rustix::fs::{flock, FlockOperation};
 
 /// The build directory of the source tree.
 pub struct Tree {
@@ -27,6 +28,17 @@ impl Tree {
             build.display()
         );
         Ok(Self { build })
+    }
+
+    /// Waits until no other run uses the logs and disks of this tree; ours ends with the value.
+    pub fn take_turn(&self) -> Result<File> {
+        let path = self.build.join(".qemu-test-lock");
+        let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            println!("waiting for another run of guests in this tree");
+            flock(&file, FlockOperation::LockExclusive).context("waiting for our turn")?;
+        }
+        Ok(file)
     }
 
     /// A file in build/.

@@ -118,7 +118,10 @@ pub fn statistics(guest: &mut Guest) -> Result<()> {
     guest.figures.insert("readings".to_owned(), readings);
     for key in ["store_us", "load_us"] {
         let histogram = module::histogram(&format!("{key}_log2"))?;
-        ensure!(histogram.iter().sum::<u64>() > 0, "{key}_log2 counts nothing");
+        ensure!(
+            histogram.iter().sum::<u64>() > 0,
+            "{key}_log2 counts nothing"
+        );
         for part in [50, 99] {
             let bound = module::percentile(&histogram, part);
             guest.figures.insert(format!("{key}_p{part}"), bound);

@@ -49,7 +49,7 @@ const PARTS: &[Part] = &[
         name: "gcc",
         what: "gcc, object file compared",
         size_mib: 42,
-        limit_mib: 28,
+        limit_mib: 14,
         run: compile::run,
     },
 ];
@@ -60,11 +60,15 @@ pub fn run(guest: &mut Guest) -> Result<()> {
     guest.host.start_server(CAPACITY)?;
     let disk = Swap::on(0, 10)?;
     guest.insmod("")?;
-    guest.host.note("insmod memsrv.ko server=10.77.0.1: what is evicted goes to the server now")?;
+    guest
+        .host
+        .note("insmod memsrv.ko server=10.77.0.1: what is evicted goes to the server now")?;
     let before = disk.pages_written()?;
     let wrong = programs(guest)? + pattern(guest)?;
     let seconds = disk.off()?;
-    guest.host.note(format!("swapoff: everything is back ({seconds:.0} s)"))?;
+    guest
+        .host
+        .note(format!("swapoff: everything is back ({seconds:.0} s)"))?;
     let server_pages = guest.host.server_pages()?;
     for (name, value) in [
         ("out", guest.stat("stored_pages")?),
@@ -93,10 +97,14 @@ fn prepare(guest: &mut Guest) -> Result<()> {
     std::thread::scope(|scope| {
         let compiling = scope.spawn(compile::prepare);
         sort::prepare()?;
-        compiling.join().map_err(|_| anyhow!("the preparing thread panicked"))?
+        compiling
+            .join()
+            .map_err(|_| anyhow!("the preparing thread panicked"))?
     })?;
     // The programs' own text stays in the page cache, outside the cgroups: what is to be shown is memory.
-    guest.host.note("made a file to sort and a program to compile, and what they should give")
+    guest
+        .host
+        .note("made a file to sort and a program to compile, and what they should give")
 }
 
 /// All real programs at once, each under its own limit.
@@ -107,7 +115,9 @@ fn programs(guest: &mut Guest) -> Result<u64> {
         cgroups.push((part, guest.cgroup(part.name, part.limit_mib)?));
     }
     let names: Vec<_> = PARTS.iter().map(|part| part.name).collect();
-    guest.host.note(format!("running {} side by side", names.join(", ")))?;
+    guest
+        .host
+        .note(format!("running {} side by side", names.join(", ")))?;
     let (sender, ended) = mpsc::channel();
     std::thread::scope(|scope| {
         for (part, cgroup) in &cgroups {

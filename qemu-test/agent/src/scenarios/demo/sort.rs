@@ -25,7 +25,9 @@ pub fn prepare() -> Result<()> {
         let mut state = mix(line);
         for character in text.iter_mut().take(LINE_BYTES - 1) {
             // Knuth's multiplier for 64-bit linear congruential generators; its high bits are good.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             *character = b'a' + u8::try_from(state >> 60).unwrap_or(0);
         }
         file.write_all(&text)?;
