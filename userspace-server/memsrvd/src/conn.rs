@@ -122,8 +122,13 @@ impl Conn {
     }
 
     /// Whether the peer has said who it is.
-    pub fn has_spoken(&self) -> bool {
-        self.session.has_spoken()
+    pub fn is_open(&self) -> bool {
+        self.session.is_open()
+    }
+
+    /// Whether the peer has said something of use since this was last called.
+    pub fn take_spoken(&mut self) -> bool {
+        self.session.take_spoken()
     }
 
     /// Whether the session is over, and only the end of the connection is waited for.
@@ -169,7 +174,9 @@ impl Conn {
                     None => return Ok(Turn::Idle),
                 }
             }
-            self.execute(buffers, len)?;
+            if self.execute(buffers, len)? == Stop::Yield {
+                break;
+            }
         }
         Ok(Turn::Again)
     }
@@ -195,22 +202,23 @@ impl Conn {
     }
 
     /// Executes `len` bytes of input and sends the answers.
-    fn execute(&mut self, buffers: &mut Buffers, len: usize) -> io::Result<()> {
+    fn execute(&mut self, buffers: &mut Buffers, len: usize) -> io::Result<Stop> {
         let input = buffers.input.get(..len).unwrap_or(&[]);
         buffers.output.clear();
         let progress = self.session.feed(input, &mut buffers.output);
-        self.more = progress.stop == Stop::OutputFull;
+        self.more = matches!(progress.stop, Stop::OutputFull | Stop::Yield);
         self.closing = progress.stop == Stop::Close;
         self.held.clear();
-        self.held
-            .extend_from_slice(input.get(progress.consumed..).unwrap_or(&[]));
+        keep(
+            &mut self.held,
+            input.get(progress.consumed..).unwrap_or(&[]),
+        )?;
         if self.held.len() <= LONGEST && self.held.capacity() > LONGEST.saturating_mul(2) {
             self.held.shrink_to(LONGEST);
         }
         let sent = write(&self.link.socket, &buffers.output)?;
-        self.unsent
-            .extend_from_slice(buffers.output.get(sent..).unwrap_or(&[]));
-        Ok(())
+        keep(&mut self.unsent, buffers.output.get(sent..).unwrap_or(&[]))?;
+        Ok(progress.stop)
     }
 
     /// Sends what could not be sent before; false where that was not all.
@@ -245,6 +253,14 @@ impl Conn {
         }
         Ok(Turn::Again)
     }
+}
+
+/// Puts bytes behind others, where there is memory for them; else it is this connection that ends.
+fn keep(to: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    to.try_reserve(bytes.len())
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    to.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Writes as much as the socket takes.

@@ -27,7 +27,7 @@ use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome};
 use crate::arena::{lock, Arena};
 use crate::config::Limits;
 use crate::num::to_u64;
-use crate::stats::{Counters, Refusals};
+use crate::stats::{Counters, Recent, Refusals};
 use crate::table::{Quota, Table};
 
 /// How many operations may be unanswered on a stream: twice what the client's table holds.
@@ -153,6 +153,8 @@ pub struct Shared {
     pub registry: Mutex<Registry>,
     /// Refused connections, by reason.
     pub refusals: Refusals,
+    /// The last report.
+    pub recent: Recent,
     /// Set when the server is about to stop.
     pub draining: AtomicBool,
     /// When the server started.
@@ -172,6 +174,7 @@ impl Shared {
             limits,
             registry: Mutex::default(),
             refusals: Refusals::default(),
+            recent: Recent::default(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
             connections: AtomicU64::new(0),

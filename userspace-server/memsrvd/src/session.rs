@@ -24,7 +24,7 @@ use crate::arena::lock;
 use crate::batch::{Batch, Paused, Run};
 use crate::num::{to_u32, to_usize};
 use crate::regions::{refused, Attachment, Peer, Refused, Shared};
-use crate::stats::{Operations, Report};
+use crate::stats::Operations;
 use crate::table::Ended;
 
 /// Output at which a session stops executing until it is sent.
@@ -53,6 +53,9 @@ pub enum Stop {
     NeedInput,
     /// The output is at its limit: send it, then feed what was not consumed again.
     OutputFull,
+    /// A STAT was answered, which is dear: send the output, let other connections have their turns, then
+    /// feed what was not consumed again.
+    Yield,
     /// The session is over: send the output, then close.
     Close,
 }
@@ -107,6 +110,9 @@ pub struct Session {
     skip: u32,
     run: Option<Run>,
     last: Seq,
+    /// Whether it has asked for statistics.
+    asked: bool,
+    /// Whether it has said something of use since somebody looked.
     spoken: bool,
 }
 
@@ -120,13 +126,14 @@ impl Session {
             skip: 0,
             run: None,
             last: Seq(0),
+            asked: false,
             spoken: false,
         }
     }
 
-    /// Whether the peer has sent a HELLO or a STAT that was answered.
-    pub fn has_spoken(&self) -> bool {
-        self.spoken
+    /// Whether the peer has sent a HELLO or a STAT that was answered, since this was last called.
+    pub fn take_spoken(&mut self) -> bool {
+        std::mem::take(&mut self.spoken)
     }
 
     /// Whether the peer has a session.
@@ -203,7 +210,8 @@ impl Session {
                 }
                 Message::Stat { tag } => {
                     self.spoken = true;
-                    stat(&self.shared, tag, output);
+                    stat(&self.shared, &mut self.asked, tag, output);
+                    return Ok(Some(Stop::Yield));
                 }
                 Message::Strange { tag, op, .. } => {
                     output.extend_from_slice(&Message::Unknown { tag, op }.encode());
@@ -243,42 +251,42 @@ impl Session {
 
     /// Executes the messages of a session, as long as the stream is this connection's.
     fn serve(&mut self, rest: &mut &[u8], output: &mut Vec<u8>) -> Result<Stop, End> {
-        loop {
-            let State::Open(at) = &self.state else {
-                return Ok(Stop::Close);
-            };
-            let stream = at.life.streams.get(at.stream).ok_or(End::Fenced)?;
-            let mut stream = lock(stream);
-            if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
-                return Err(End::Fenced);
-            }
-            let mut batch = Batch {
-                shared: &self.shared,
-                at,
-                stream: &mut stream,
-                done: Operations::default(),
-                last: &mut self.last,
-                run: &mut self.run,
-                unacknowledged: false,
-                output,
-            };
-            let result = batch.execute(rest, &mut self.skip);
-            batch.finish();
-            match result? {
-                Paused::Stop(stop) => return Ok(stop),
-                Paused::Stat(tag) => {
-                    // The report looks at every stream, one lock at a time.
-                    drop(stream);
-                    stat(&self.shared, tag, output);
-                }
+        let State::Open(at) = &self.state else {
+            return Ok(Stop::Close);
+        };
+        let stream = at.life.streams.get(at.stream).ok_or(End::Fenced)?;
+        let mut stream = lock(stream);
+        if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
+            return Err(End::Fenced);
+        }
+        let mut batch = Batch {
+            shared: &self.shared,
+            at,
+            stream: &mut stream,
+            done: Operations::default(),
+            last: &mut self.last,
+            run: &mut self.run,
+            unacknowledged: false,
+            output,
+        };
+        let result = batch.execute(rest, &mut self.skip);
+        batch.finish();
+        match result? {
+            Paused::Stop(stop) => Ok(stop),
+            Paused::Stat(tag) => {
+                // The report looks at every stream, one lock at a time.
+                drop(stream);
+                // Who has a session sees what it has just done.
+                stat(&self.shared, &mut false, tag, output);
+                Ok(Stop::Yield)
             }
         }
     }
 }
 
 /// Answers a STAT.
-fn stat(shared: &Shared, tag: Tag, output: &mut Vec<u8>) {
-    let text = Report::of(shared).json();
+fn stat(shared: &Shared, asked: &mut bool, tag: Tag, output: &mut Vec<u8>) {
+    let text = shared.recent.text(shared, std::mem::replace(asked, true));
     output.extend_from_slice(
         &Message::Stats {
             tag,

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use memsrv_protocol::{Status, MAX_PAYLOAD, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,26 @@ use serde::{Deserialize, Serialize};
 use crate::arena::{lock, Arena};
 use crate::num::{to_u64, to_usize};
 use crate::regions::{Life, Shared};
+
+/// How old the report may be that a connection gets which has asked before.
+const RECENT: Duration = Duration::from_millis(200);
+
+/// The last report, kept so that who asks again and again makes little work.
+#[derive(Default)]
+pub struct Recent(Mutex<Option<(Instant, Arc<str>)>>);
+
+impl Recent {
+    /// The report's text: made now, unless the asker has asked before and there is a recent one.
+    pub fn text(&self, shared: &Shared, asked_before: bool) -> Arc<str> {
+        match &*lock(&self.0) {
+            Some((made, text)) if asked_before && made.elapsed() < RECENT => return text.clone(),
+            _ => {}
+        }
+        let text: Arc<str> = Report::of(shared).json().into();
+        *lock(&self.0) = Some((Instant::now(), text.clone()));
+        text
+    }
+}
 
 /// What was done with a region since it was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,12 +253,7 @@ impl Report {
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: shared.version,
-            instance: shared
-                .instance
-                .0
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            instance: format!("{:032x}", u128::from_be_bytes(shared.instance.0)),
             uptime_s: shared.started.elapsed().as_secs(),
             draining: shared.draining.load(Ordering::Relaxed),
             page_size: to_u64(PAGE_SIZE),

@@ -188,8 +188,10 @@ impl Worker {
         let (closing, waiting) = (conn.is_closing(), conn.deadline.is_some());
         if closing && !was_closing {
             self.set_deadline(token, Some(LINGER));
-        } else if waiting && !closing && conn.has_spoken() {
+        } else if waiting && !closing && conn.is_open() {
             self.set_deadline(token, None);
+        } else if waiting && !closing && conn.take_spoken() {
+            self.set_deadline(token, Some(self.hello_timeout));
         }
         match turn {
             Ok(Turn::Idle) => {}

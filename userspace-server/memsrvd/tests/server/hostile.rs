@@ -191,6 +191,34 @@ fn who_says_nothing_or_half_a_hello_is_disconnected_in_time() {
 }
 
 #[test]
+fn who_asks_for_statistics_and_says_no_more_is_disconnected_in_time() {
+    let mut config = config(&[]);
+    config.hello_timeout = Duration::from_millis(500);
+    let server = Server::with(config);
+    let mut client = server.connect();
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(200));
+        client.report();
+    }
+    assert_eq!(client.rest(), b"");
+}
+
+/// Each is answered in a turn of its own, and with one report for all.
+#[test]
+fn a_flood_of_stats_leaves_room_for_others() {
+    let mut config = config(&[]);
+    config.threads = 1;
+    let server = Server::with(config);
+    let mut witness = witness(&server);
+    let mut flood = server.connect();
+    flood.send(&Message::Stat { tag: Tag(9) }.encode().repeat(2000));
+    unharmed(&mut witness);
+    let first = flood.receive().1;
+    let same = (1..2000).filter(|_| flood.receive().1 == first).count();
+    assert!(same > 100, "{same} of 2000 reports are the same");
+}
+
+#[test]
 fn a_refused_peer_that_stays_is_disconnected_in_time() {
     let mut config = config(&[]);
     config.hello_timeout = Duration::from_secs(3600);

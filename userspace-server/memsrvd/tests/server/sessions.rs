@@ -15,7 +15,7 @@ fn the_instance_is_the_servers_life() {
     let second = server.connect().welcome(&hello("b", 1)).instance;
     assert_eq!(first, second);
     assert_ne!(first, Instance::default());
-    let digits: String = first.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = format!("{:032x}", u128::from_be_bytes(first.0));
     assert_eq!(server.report().instance, digits);
     let other = Server::start(&[]);
     assert_ne!(other.connect().welcome(&hello("a", 1)).instance, first);
