@@ -150,6 +150,8 @@ impl Limits {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Whether nobody said where, so that a machine without IPv6 may use another address.
+    pub listen_anywhere: bool,
     /// Pages to serve.
     pub capacity_pages: usize,
     /// Who may store how much.
@@ -206,14 +208,22 @@ impl Config {
         if max_connections == 0 {
             return Err(usage("max-connections is 0; nobody could connect"));
         }
+        if file.max_regions == Some(0) {
+            return Err(usage("max_regions is 0; nobody could store"));
+        }
+        let hello_timeout_ms = file.hello_timeout_ms.unwrap_or(10_000);
+        if hello_timeout_ms == 0 {
+            return Err(usage("hello_timeout_ms is 0; nobody could connect"));
+        }
         let listen = args.listen.as_deref().or(file.listen.as_deref());
         Ok(Config {
             listen: address(listen.unwrap_or("[::]"))?,
+            listen_anywhere: listen.is_none(),
             capacity_pages,
             limits: limits(&file, args.quota.or(file.quota))?,
             threads,
             max_connections,
-            hello_timeout: Duration::from_millis(file.hello_timeout_ms.unwrap_or(10_000)),
+            hello_timeout: Duration::from_millis(hello_timeout_ms),
             drain: Duration::from_secs(args.drain.or(file.drain).unwrap_or(0)),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log_level: args.log_level.or(file.log_level).unwrap_or_default(),

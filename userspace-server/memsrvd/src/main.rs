@@ -46,9 +46,13 @@ fn fail(to: &mut impl Write, error: &StartError) -> ExitCode {
 }
 
 fn start(config: &Config) -> Result<(), StartError> {
+    server::raise_descriptor_limit();
     let shutdown = signals().map_err(StartError::io("cannot wait for signals"))?;
     // The port first: it costs nothing, and a second server by mistake is the usual error.
-    let listener = server::listen(config.listen)?;
+    let listener = match config.listen_anywhere {
+        true => server::listen_anywhere(config.listen)?,
+        false => server::listen(config.listen)?,
+    };
     server::run(config, listener, shutdown)
 }
 

@@ -32,7 +32,9 @@ pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
     }
     let arena = Arena::new(mapping);
     if lock {
-        sys::lock_process().map_err(|error| not_locked(wanted, &error))?;
+        // The limit is on all that the process has mapped, not on the memory taken here alone.
+        let needed = Size(wanted.0.max(mapped().unwrap_or(0)));
+        sys::lock_process().map_err(|error| not_locked(needed, &error))?;
     }
     tracing::info!(capacity = %Size(bytes), overhead = %Size(Arena::overhead_bytes(pages)),
         locked = lock, hugetlb = arena.hugetlb, "memory taken");
@@ -85,6 +87,24 @@ fn not_locked(wanted: Size, error: &io::Error) -> StartError {
     }
 }
 
+/// What this process has mapped, in bytes.
+fn mapped() -> Option<u64> {
+    kib_of("/proc/self/status", "VmSize:")
+}
+
+/// Why threads could not be started: where all memory is locked, the limit on that may be the reason.
+pub fn no_threads(lock: bool, stacks: u64, error: io::Error) -> StartError {
+    let wanted = Size(mapped().unwrap_or(0).saturating_add(stacks));
+    let short = matches!(
+        Errno::from_io_error(&error),
+        Some(Errno::NOMEM | Errno::AGAIN)
+    );
+    match not_locked(wanted, &error) {
+        locked @ StartError::Locked { .. } if lock && short => locked,
+        _ => StartError::io("cannot start serving")(error),
+    }
+}
+
 fn check_available(wanted: Size) -> Result<(), StartError> {
     for (what, available) in [
         ("this machine has", machine()),
@@ -100,15 +120,15 @@ fn check_available(wanted: Size) -> Result<(), StartError> {
 
 /// MemAvailable of /proc/meminfo, in bytes.
 fn machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    kib_of("/proc/meminfo", "MemAvailable:")
+}
+
+/// A line of a file that gives KiB, in bytes.
+fn kib_of(path: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = line.split_whitespace().next()?.parse().ok()?;
+    number.checked_mul(1024)
 }
 
 /// What the limit of our own control group (version 2) leaves, in bytes; limits above are not looked at.

@@ -6,7 +6,7 @@
 //! client are spread evenly.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use memsrv_protocol::{Instance, Message, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
+use rustix::process::{getrlimit, setrlimit, Resource};
 
 use crate::config::Config;
 use crate::error::StartError;
@@ -36,18 +38,35 @@ const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// A worker's stack: its deepest calls need a tenth of it, and it is locked in memory.
 const STACK_LEN: usize = 512 * 1024;
 
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Listens on every address, on a machine without IPv6 too.
+///
+/// # Errors
+///
+/// [`StartError::Listen`] with what to do.
+pub fn listen_anywhere(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    match bind(address) {
+        Ok(listener) => Ok(listener),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        // Once more, for the words.
+        Err(_) => listen(address),
+    }
+}
+
 /// Listens on an address.
 ///
 /// # Errors
 ///
 /// [`StartError::Listen`] with what to do.
 pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    listen().map_err(|error: io::Error| {
+    bind(address).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "; another program listens there: stop it, or give another port with --listen"
@@ -86,8 +105,11 @@ pub fn run(
         Instance(instance),
         config.version,
     ));
-    let mut acceptor = Acceptor::new(config, shared.clone(), listener, shutdown)
-        .map_err(StartError::io("cannot start serving"))?;
+    let mut acceptor =
+        Acceptor::new(config, shared.clone(), listener, shutdown).map_err(|error| {
+            let stacks = to_u64(config.threads.saturating_mul(STACK_LEN));
+            memory::no_threads(config.lock, stacks, error)
+        })?;
     acceptor.log_start();
     let result = acceptor
         .run()
@@ -108,7 +130,7 @@ struct Acceptor {
     max_connections: u64,
     drain: Duration,
     next: usize,
-    /// Whether connections wait that could not be accepted.
+    /// Whether accepting fails for now: it is tried again, and not said again.
     retry: bool,
 }
 
@@ -200,19 +222,28 @@ impl Acceptor {
         }
     }
 
+    /// Accepts what waits. What fails for another reason than the connection itself (descriptors or
+    /// memory are used up) is tried again a little later: trying at once would not end.
     fn accept(&mut self) -> io::Result<()> {
-        self.retry = false;
+        let failing = std::mem::replace(&mut self.retry, false);
         loop {
             match self.listener.accept() {
-                Ok((socket, address)) => self.hand_over(socket, address)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if out_of_descriptors(&error) => {
-                    tracing::error!(%error, "cannot accept connections; raise LimitNOFILE");
-                    self.retry = true;
-                    return Ok(());
-                }
-                // That connection was gone before we took it; others wait.
-                Err(error) => tracing::debug!(%error, "a connection was not accepted"),
+                Ok((socket, address)) => self.hand_over(socket, canonical(address))?,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(()),
+                    // That connection was gone before we took it; others wait.
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {
+                        tracing::debug!(%error, "a connection was not accepted");
+                    }
+                    _ => {
+                        if !failing {
+                            tracing::error!(%error, "cannot accept connections for now; where \
+                                descriptors are used up, raise LimitNOFILE");
+                        }
+                        self.retry = true;
+                        return Ok(());
+                    }
+                },
             }
         }
     }
@@ -287,10 +318,35 @@ impl Acceptor {
     }
 }
 
-fn out_of_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)
-    )
+/// An IPv4 peer's own address, though it came by a socket for IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Raises the limit on descriptors as far as it may be: each connection takes one.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit on descriptors (RLIMIT_NOFILE)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_peer_is_shown_as_one() {
+        for (from, to) in [
+            ("[::ffff:192.0.2.1]:5", "192.0.2.1:5"),
+            ("192.0.2.1:5", "192.0.2.1:5"),
+            ("[2001:db8::1]:5", "[2001:db8::1]:5"),
+        ] {
+            assert_eq!(canonical(from.parse().unwrap()).to_string(), to);
+        }
+    }
 }

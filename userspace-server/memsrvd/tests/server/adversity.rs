@@ -2,6 +2,10 @@
 
 //! The program where its surroundings fail it: nobody reads its log, no descriptor is left.
 
+use std::io::BufRead;
+use std::net::TcpStream;
+use std::process::Command;
+
 use crate::program::Running;
 use crate::support::*;
 use memsrv_protocol::*;
@@ -37,4 +41,22 @@ fn a_log_that_nobody_reads_stops_nothing() {
     assert_eq!(client.load(1).unwrap(), page(1));
     server.signal(Signal::TERM);
     assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn without_descriptors_it_says_so_once_and_stops_when_told() {
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=16:24");
+    command.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
+    let mut server = Running::start_by(command, &["--threads", "1"]);
+    let connect = |_| TcpStream::connect(server.address).unwrap();
+    let connections: Vec<TcpStream> = (0..40).map(connect).collect();
+    // Some tries that fail.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), Some(0));
+    drop(connections);
+    let lines = server.log.take().unwrap().lines().map(Result::unwrap);
+    let said = lines.filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(said, 1);
 }

@@ -213,6 +213,11 @@ fn the_file_gives_what_the_command_line_does_not() {
         ("capactiy = \"5M\"", "capactiy"),
         ("capacity = \"5M\"\n[client.\"a b\"]", "client name \"a b\""),
         ("admit = \"some\"", "some"),
+        ("capacity = \"5M\"\nmax_regions = 0", "max_regions is 0"),
+        (
+            "capacity = \"5M\"\nhello_timeout_ms = 0",
+            "hello_timeout_ms is 0",
+        ),
     ] {
         fs::write(&path, wrong).unwrap();
         memsrvd()
@@ -249,28 +254,31 @@ fn too_little_memory_exits_with_4_and_says_how_much_was_wanted() {
 
 #[test]
 fn a_limit_on_locked_memory_exits_with_5_and_names_it() {
-    // For root the limit holds only without CAP_IPC_LOCK.
-    let mut program = if rustix::process::geteuid().is_root() {
-        let mut program = Program::new("setpriv");
-        program.args([
-            "--bounding-set=-ipc_lock",
-            "--inh-caps=-ipc_lock",
-            "prlimit",
-        ]);
+    // Of the second there is enough for the capacity, but not for all of the process.
+    for (limit, capacity, words) in [("65536", "16M", "64 KiB"), ("4718592", "4M", "4.5 MiB")] {
+        // For root the limit holds only without CAP_IPC_LOCK.
+        let mut program = if rustix::process::geteuid().is_root() {
+            let mut program = Program::new("setpriv");
+            program.args([
+                "--bounding-set=-ipc_lock",
+                "--inh-caps=-ipc_lock",
+                "prlimit",
+            ]);
+            program
+        } else {
+            Program::new("prlimit")
+        };
+        program.arg(format!("--memlock={limit}"));
+        program.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
         program
-    } else {
-        Program::new("prlimit")
-    };
-    program.arg("--memlock=65536");
-    program.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
-    program
-        .args(["--capacity", "16M", "--listen", "127.0.0.1:0"])
-        .timeout(PATIENCE);
-    let assert = program.assert();
-    assert
-        .code(5)
-        .stderr(contains("LimitMEMLOCK"))
-        .stderr(contains("64 KiB"));
+            .args(["--capacity", capacity, "--listen", "127.0.0.1:0"])
+            .timeout(PATIENCE);
+        let assert = program.assert();
+        assert
+            .code(5)
+            .stderr(contains("LimitMEMLOCK"))
+            .stderr(contains(words));
+    }
 }
 
 /// Design, rule 14. Where the limit on locked memory is too low for the test, it says so and ends.
