@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "memsrvctl: {error}");
+            let _ = writeln!(io::stderr(), "memsrvctl: {}", harmless(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -129,6 +129,15 @@ fn print(options: &Status, now: &Sample, before: Option<(&Sample, Duration)>) ->
     write(options, &object, &text).map_err(Error::Output)
 }
 
+/// Text without what a terminal would obey: some of it is the other side's.
+fn harmless(text: &str) -> String {
+    let one = |c: char| match c.is_control() && c != '\n' {
+        true => char::REPLACEMENT_CHARACTER,
+        false => c,
+    };
+    text.chars().map(one).collect()
+}
+
 fn write(options: &Status, object: &Value, text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if options.json {
@@ -138,7 +147,20 @@ fn write(options: &Status, object: &Value, text: &str) -> io::Result<()> {
             // Back to the top left, and away with the rest.
             write!(out, "\x1b[H\x1b[J")?;
         }
-        writeln!(out, "{text}")?;
+        writeln!(out, "{}", harmless(text))?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_has_nothing_to_obey() {
+        assert_eq!(
+            harmless("a\n\x1b[2J\u{9b}1m\x07 \u{e4}"),
+            "a\n\u{fffd}[2J\u{fffd}1m\u{fffd} \u{e4}"
+        );
+    }
 }

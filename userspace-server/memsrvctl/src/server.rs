@@ -129,7 +129,19 @@ pub fn key(region: &memsrvd::stats::RegionReport) -> String {
     format!("{}/{}", region.client, region.region)
 }
 
-/// A count as a number to divide, exact up to 2^32 a look and capped there.
+/// A count as a number to divide; what is beyond 2^53 is rounded.
 pub fn number(count: u64) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+    let half = |bits: u64| f64::from(u32::try_from(bits & 0xffff_ffff).unwrap_or(u32::MAX));
+    half(count >> 32) * 4_294_967_296.0 + half(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_above_32_bits_are_what_they_are() {
+        assert_eq!(number(0), 0.0);
+        assert_eq!(number((5 << 32) | 7), 21_474_836_487.0);
+    }
 }

@@ -68,7 +68,11 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
     ]);
     let tables = Size(report.overhead_bytes).to_string();
     memory.add_row(["tables beside".into(), "-".into(), tables]);
-    text.push_str(&format!("{memory}\n"));
+    text.push_str(&format!(
+        "{memory}\n\npage tables used {}/{}\n",
+        report.clusters.saturating_sub(report.free_clusters),
+        report.clusters
+    ));
     if !report.regions.is_empty() {
         text.push_str(&format!(
             "\n{}\n\n{}\n",

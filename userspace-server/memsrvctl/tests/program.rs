@@ -77,6 +77,7 @@ mod program {
             .assert()
             .success()
             .stdout(is_match(r"(?m)^ web-1 +swap +4 KiB +4 MiB +1/2 +1 +0 +0").unwrap())
+            .stdout(is_match(r"(?m)^page tables used 1/\d+$").unwrap())
             .stdout(contains(peer).and(contains("stores/s").not()));
     }
 
