@@ -75,7 +75,7 @@ pub fn connect(server: &Server) -> Client {
 pub fn page(slot: Slot, version: u64) -> Page {
     let mut page = [0; PAGE_SIZE];
     for (i, word) in page.chunks_exact_mut(8).enumerate() {
-        let number = slot.0 ^ version.rotate_left(32) ^ u64::try_from(i).unwrap() << 20;
+        let number = slot.0 ^ version.rotate_left(32) ^ (u64::try_from(i).unwrap() << 20);
         word.copy_from_slice(&number.to_le_bytes());
     }
     page

@@ -341,7 +341,8 @@ fn many_clients_with_several_streams_at_once_each_find_their_own() {
             ..hello(&name, 1)
         });
         let slot = |n: u64| (n / 30 * u64::from(STREAMS) + u64::from(stream)) * 512 + n;
-        let seed = |n: u64, round: u64| client << 32 | u64::from(stream) << 24 | n << 4 | round;
+        let seed =
+            |n: u64, round: u64| (client << 32) | (u64::from(stream) << 24) | (n << 4) | round;
         for round in 0..3 {
             (0..60).for_each(|n| session.store(slot(n), &page(seed(n, round))));
             (0..60).for_each(|n| {
