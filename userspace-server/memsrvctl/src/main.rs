@@ -90,7 +90,17 @@ fn status(options: &Status) -> Result<(), Error> {
     }
     loop {
         std::thread::sleep(interval);
-        let now = (take(options)?, Instant::now());
+        let now = match take(options) {
+            Ok(now) => (now, Instant::now()),
+            // It may come back; whoever watches wants to see that, too.
+            Err(error) if options.watch => {
+                let words = format!("unreachable: {error}");
+                write(options, &json!({"unreachable": error.to_string()}), &words)
+                    .map_err(Error::Output)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let elapsed = now.1.saturating_duration_since(before.1);
         print(options, &now.0, Some((&before.0, elapsed)))?;
         if !options.watch {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memsrv_protocol::{Message, Sender, Tag, DEFAULT_PORT, HEADER_LEN};
 use memsrvd::stats::Report;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// How long the server may take for each step.
+/// How long the server may take for the whole of its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the server said.
@@ -53,6 +53,23 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// Reads from a server until a moment, however slowly it sends.
+struct Timed {
+    stream: TcpStream,
+    end: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(room)
+    }
+}
+
 /// Asks the server.
 ///
 /// # Errors
@@ -61,15 +78,14 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 pub fn take(address: SocketAddr) -> Result<Sample, Error> {
     let unreachable = |error: io::Error| Error::Unreachable { address, error };
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(unreachable)?;
-    stream
-        .set_read_timeout(Some(TIMEOUT))
-        .map_err(unreachable)?;
+    let end = Instant::now() + TIMEOUT;
     stream
         .set_write_timeout(Some(TIMEOUT))
         .map_err(unreachable)?;
     stream
         .write_all(&Message::Stat { tag: Tag(1) }.encode())
         .map_err(unreachable)?;
+    let mut stream = Timed { stream, end };
     let nonsense = |what: String| Error::Nonsense { address, what };
     let broken = |error: io::Error| nonsense(format!("no whole answer came ({error})"));
     let mut header = [0; HEADER_LEN];

@@ -4,7 +4,7 @@
 
 #[cfg(test)]
 mod program {
-    use std::io::{Read, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
@@ -125,6 +125,26 @@ mod program {
         let assert = status().args(["--server", &address]).assert();
         assert.code(1).stderr(contains("not a memory server's"));
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn watching_goes_on_when_the_server_has_gone() {
+        let (address, shutdown) = server();
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("memsrvctl"));
+        command.args(["status", "--watch", "--json", "--interval", "1"]);
+        command.args(["--server", &address.to_string()]);
+        let mut child = command
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains("\"server\""));
+        drop(shutdown);
+        let said = lines.take(5).map(Result::unwrap);
+        let unreachable = said.filter(|line| line.contains("\"unreachable\"")).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(unreachable >= 2);
     }
 
     #[test]
