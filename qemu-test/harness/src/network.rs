@@ -27,11 +27,24 @@ pub fn enter_own_namespace() -> Result<()> {
             .exec();
         return Err(error).context("running unshare (of util-linux), which must be root");
     }
+    plain_congestion_control()?;
     let address = format!("{}/{}", wire::HOST_ADDRESS, wire::PREFIX);
     ip(&["link", "set", "lo", "up"])?;
     ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;
     ip(&["address", "add", &address, "dev", TAP])?;
     ip(&["link", "set", TAP, "up"])
+}
+
+/// The kernel's usual congestion control in this namespace, whatever the machine's default is.
+///
+/// A machine that prefers BBR paces each page by the rate of the few before it, so that a fault waits
+/// milliseconds for nothing; what is measured here would be that, and differ from machine to machine.
+fn plain_congestion_control() -> Result<()> {
+    let knob = "/proc/sys/net/ipv4/tcp_congestion_control";
+    // Cubic may be a module that is not loaded; Reno is always there.
+    std::fs::write(knob, "cubic")
+        .or_else(|_| std::fs::write(knob, "reno"))
+        .with_context(|| format!("writing to {knob}"))
 }
 
 /// Runs ip(8).
