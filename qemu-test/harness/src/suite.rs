@@ -15,7 +15,7 @@ use crate::server::Outside;
 use crate::tree::Tree;
 
 /// TAINT_OOT_MODULE and TAINT_UNSIGNED_MODULE, include/linux/panic.h of the kernel.
-const MODULE_TAINT: u64 = 1 << 12 | 1 << 13;
+const MODULE_TAINT: u64 = (1 << 12) | (1 << 13);
 
 /// How a scenario ended.
 pub struct Verdict {

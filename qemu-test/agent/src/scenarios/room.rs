@@ -178,9 +178,12 @@ pub fn unload_busy(guest: &mut Guest) -> Result<()> {
         if gone.is_err() {
             // What swapoff reads back is charged to the cgroup: with its limit it would have no room.
             cgroup.set_limit(0)?;
+            // What comes back must fit into the cgroup.
+            cgroup.set_limit(0)?;
             disk.off()?;
             guest.rmmod()?;
             disk.enable(10)?;
+            cgroup.set_limit(8)?;
             cgroup.set_limit(8)?;
         }
     }
