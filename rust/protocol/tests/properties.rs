@@ -157,7 +157,7 @@ mod properties {
         #[test]
         fn a_mask_contains_what_was_put_in(words in any::<[u64; 8]>(), index in 0..512_usize) {
             let mask = FreeMask::from_words(words);
-            prop_assert_eq!(mask.contains(index), words[index / 64] >> (index % 64) & 1 == 1);
+            prop_assert_eq!(mask.contains(index), (words[index / 64] >> (index % 64)) & 1 == 1);
             let mut more = mask;
             more.insert(index);
             prop_assert!(more.contains(index));
