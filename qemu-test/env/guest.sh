@@ -37,8 +37,7 @@ scratch
 
 make_image() {
 	bootstrap "$WORK/root" "$packages"
-	# Places that the agent mounts on, and nothing that differs from one making to the next.
-	mkdir -p "$WORK/root/memsrv" "$WORK/root/work"
+	# Nothing that differs from one machine to the next.
 	echo guest >"$WORK/root/etc/hostname"
 	printf '127.0.0.1 localhost guest\n' >"$WORK/root/etc/hosts"
 	rm -f "$WORK/root/etc/resolv.conf"

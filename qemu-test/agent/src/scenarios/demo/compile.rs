@@ -21,7 +21,7 @@ const GCC: &str = "/usr/bin/gcc";
 
 /// The file, and its object.
 pub fn prepare() -> Result<()> {
-    let path = format!("{ROOT}/work/large.c");
+    let path = format!("{ROOT}/srv/large.c");
     let mut file = BufWriter::new(File::create(&path).with_context(|| format!("making {path}"))?);
     for function in 0..FUNCTIONS {
         writeln!(file, "unsigned f{function}(unsigned a, unsigned *b)\n{{")?;
@@ -47,18 +47,14 @@ pub fn prepare() -> Result<()> {
     }
     writeln!(file, "}};")?;
     file.flush().context("writing the file to compile")?;
-    program::run(
-        None,
-        &[GCC, "-c", "/work/large.c", "-o", "/work/expected.o"],
-    )
-    .map(drop)
+    program::run(None, &[GCC, "-c", "/srv/large.c", "-o", "/srv/expected.o"]).map(drop)
 }
 
 /// Compiles under the limit; compares.
 pub fn run(cgroup: &Cgroup) -> Result<u64> {
     program::run(
         Some(cgroup),
-        &[GCC, "-c", "/work/large.c", "-o", "/work/limited.o"],
+        &[GCC, "-c", "/srv/large.c", "-o", "/srv/limited.o"],
     )?;
-    differing_bytes("/work/expected.o", "/work/limited.o")
+    differing_bytes("/srv/expected.o", "/srv/limited.o")
 }

@@ -18,7 +18,7 @@ const SORT: &str = "/usr/bin/sort";
 
 /// The file, and what its sorting should give.
 pub fn prepare() -> Result<()> {
-    let path = format!("{ROOT}/work/unsorted");
+    let path = format!("{ROOT}/srv/unsorted");
     let mut file = BufWriter::new(File::create(&path).with_context(|| format!("making {path}"))?);
     let mut text = vec![b'\n'; LINE_BYTES];
     for line in 0..LINES {
@@ -37,10 +37,10 @@ pub fn prepare() -> Result<()> {
         "-S",
         "4M",
         "-T",
-        "/work",
+        "/srv",
         "-o",
-        "/work/expected",
-        "/work/unsorted",
+        "/srv/expected",
+        "/srv/unsorted",
     ];
     program::run(None, &[&[SORT][..], &small].concat()).map(drop)
 }
@@ -52,13 +52,13 @@ pub fn run(cgroup: &Cgroup) -> Result<u64> {
         "-S",
         "100M",
         "-T",
-        "/work",
+        "/srv",
         "-o",
-        "/work/sorted",
-        "/work/unsorted",
+        "/srv/sorted",
+        "/srv/unsorted",
     ];
     program::run(Some(cgroup), &[&[SORT][..], &large].concat())?;
-    differing_bytes("/work/expected", "/work/sorted")
+    differing_bytes("/srv/expected", "/srv/sorted")
 }
 
 /// How many bytes differ between two files of the guest's root; none if their checksums agree.
