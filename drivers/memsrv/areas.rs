@@ -22,7 +22,7 @@ use kernel::{
 };
 
 /// Swap areas that Linux can have at a time (`MAX_SWAPFILES` is below it).
-const AREAS: usize = 32;
+pub(crate) const AREAS: usize = 32;
 /// Clusters in a chunk: as many as a word has bits, for the flags. A chunk is 128 MiB of swap.
 const CHUNK_CLUSTERS: u64 = 64;
 /// Chunks in an area: 1 TiB of swap. Pages beyond go to zswap or the disk.

@@ -5,6 +5,7 @@
 //! It is a thread of its own because it allocates as anybody does, reclaim included: nothing waits for
 //! it. A store whose chunk is missing goes elsewhere meanwhile.
 
+use super::areas::AREAS;
 use super::platform::thread::{should_stop, Bell, ThreadMain};
 use super::shared::Shared;
 use kernel::{
@@ -14,9 +15,6 @@ use kernel::{
         Arc, //
     }, //
 };
-
-/// Swap areas, as in `areas`.
-const AREAS: usize = 32;
 
 /// Makes chunks on demand.
 pub(crate) struct Maker {
