@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod run {
+    use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
 
     use assert_cmd::Command;
@@ -30,7 +31,7 @@ mod run {
             "16M",
         ];
         let config = Config::resolve(Args::try_parse_from(fixed).unwrap()).unwrap();
-        let listener = memsrvd::server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = UnixStream::pair().unwrap();
         let server =

@@ -9,7 +9,7 @@
 //! | [`arena`], [`table`] | free pages, and the page table of a region |
 //! | [`regions`] | clients, regions, streams, and who owns them |
 //! | [`session`], [`batch`] | the protocol, without I/O |
-//! | [`conn`], [`worker`], [`server`] | sockets and threads |
+//! | [`listener`], [`conn`], [`worker`], [`server`] | sockets and threads |
 //! | [`stats`] | what STAT answers |
 
 pub mod arena;
@@ -17,6 +17,7 @@ pub mod batch;
 pub mod config;
 pub mod conn;
 pub mod error;
+pub mod listener;
 pub mod log;
 pub mod memory;
 pub mod num;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use memsrvd::config::{Args, Config};
 use memsrvd::error::StartError;
-use memsrvd::{log, memory, server};
+use memsrvd::{listener, log, memory, server};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
@@ -50,8 +50,8 @@ fn start(config: &Config) -> Result<(), StartError> {
     let shutdown = signals().map_err(StartError::io("cannot wait for signals"))?;
     // The port first: it costs nothing, and a second server by mistake is the usual error.
     let listener = match config.listen_anywhere {
-        true => server::listen_anywhere(config.listen)?,
-        false => server::listen(config.listen)?,
+        true => listener::bind_anywhere(config.listen)?,
+        false => listener::bind(config.listen)?,
     };
     server::run(config, listener, shutdown)
 }

@@ -6,7 +6,7 @@
 //! client are spread evenly.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use memsrv_protocol::{Instance, Message, Status};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use rustix::io::Errno;
 use rustix::process::{getrlimit, setrlimit, Resource};
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::listener;
 use crate::memory;
 use crate::num::{to_u32, to_u64};
 use crate::regions::Shared;
@@ -38,55 +38,10 @@ const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// A worker's stack: its deepest calls need a tenth of it, and it is locked in memory.
 const STACK_LEN: usize = 512 * 1024;
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Listens on every address, on a machine without IPv6 too.
-///
-/// # Errors
-///
-/// [`StartError::Listen`] with what to do.
-pub fn listen_anywhere(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    match bind(address) {
-        Ok(listener) => Ok(listener),
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => {
-            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        // Once more, for the words.
-        Err(_) => listen(address),
-    }
-}
-
-/// Listens on an address.
-///
-/// # Errors
-///
-/// [`StartError::Listen`] with what to do.
-pub fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    bind(address).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another program listens there: stop it, or give another port with --listen"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                "; it is not an address of this machine: see `ip address`"
-            }
-            io::ErrorKind::PermissionDenied => "; ports below 1024 are root's",
-            _ => "",
-        };
-        StartError::Listen {
-            address,
-            reason: format!("{error}{hint}"),
-        }
-    })
-}
-
 /// Serves on `listener` until a byte, or the end, comes from `shutdown`; a second byte cuts a drain short.
 ///
-/// The caller has called [`memory::protect`] where that matters.
+/// The listener need only be bound ([`listener::bind`]). The caller has called [`memory::protect`] where
+/// that matters.
 ///
 /// # Errors
 ///
@@ -105,6 +60,8 @@ pub fn run(
         Instance(instance),
         config.version,
     ));
+    // Only now: who connects before there is memory would wait for it, and give up.
+    listener::open(&listener)?;
     let mut acceptor =
         Acceptor::new(config, shared.clone(), listener, shutdown).map_err(|error| {
             let stacks = to_u64(config.threads.saturating_mul(STACK_LEN));

@@ -2,7 +2,7 @@
 
 //! A server in the test's own process, and pages that tell where they belong.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Server {
         let fixed = ["memsrvd", "--no-lock", "--listen", "127.0.0.1:0"];
         let args = Args::try_parse_from(fixed.iter().chain(options)).unwrap();
         let config = Config::resolve(args).unwrap();
-        let listener = memsrvd::server::listen(address).unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
         let run = move || memsrvd::server::run(&config, listener, stopped).unwrap();

@@ -9,6 +9,8 @@ mod entry;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod opening;
+#[cfg(test)]
 mod program;
 #[cfg(test)]
 mod properties;
