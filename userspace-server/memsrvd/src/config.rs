@@ -17,6 +17,9 @@ use crate::size::Size;
 
 const LISTEN_HELP: &str = "Where to listen, as 0.0.0.0:7170 or [::]:7170 [default: [::]:7170]";
 
+/// What pages are sent by unless somebody says otherwise: it sends a page when it has one.
+const CONGESTION: &str = "cubic";
+
 const AFTER_HELP: &str = "\
 Sizes are whole numbers of bytes, or of K, M, G, T (powers of 1024).
 
@@ -48,6 +51,9 @@ pub struct Args {
     /// How many connections may be open at a time [default: 512]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<usize>,
+    /// TCP congestion control of the connections; "" is the host's choice [default: cubic]
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<String>,
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -111,6 +117,7 @@ struct File {
     quota: Option<Size>,
     threads: Option<usize>,
     max_connections: Option<usize>,
+    congestion: Option<String>,
     max_regions: Option<usize>,
     hello_timeout_ms: Option<u64>,
     log_format: Option<LogFormat>,
@@ -160,6 +167,8 @@ pub struct Config {
     pub threads: usize,
     /// The most connections.
     pub max_connections: usize,
+    /// The connections' TCP congestion control; empty: the host's choice.
+    pub congestion: String,
     /// How long a connection may be silent at its beginning.
     pub hello_timeout: Duration,
     /// How long to go on serving once told to stop.
@@ -215,6 +224,8 @@ impl Config {
         if hello_timeout_ms == 0 {
             return Err(usage("hello_timeout_ms is 0; nobody could connect"));
         }
+        let congestion = args.congestion.or(file.congestion.clone());
+        let congestion = congestion.unwrap_or_else(|| CONGESTION.to_owned());
         let listen = args.listen.as_deref().or(file.listen.as_deref());
         Ok(Config {
             listen: address(listen.unwrap_or("[::]"))?,
@@ -223,6 +234,7 @@ impl Config {
             limits: limits(&file, args.quota.or(file.quota))?,
             threads,
             max_connections,
+            congestion,
             hello_timeout: Duration::from_millis(hello_timeout_ms),
             drain: Duration::from_secs(args.drain.or(file.drain).unwrap_or(0)),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),

@@ -17,6 +17,9 @@ use crate::error::StartError;
 /// How many connections may wait to be accepted; the kernel takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 1024;
 
+/// What every kernel has, and lets every process use.
+const PLAIN: &str = "reno";
+
 /// Binds a socket to an address; nobody can connect yet.
 ///
 /// # Errors
@@ -50,6 +53,28 @@ pub fn open(listener: &TcpListener) -> Result<(), StartError> {
     rustix::net::listen(listener, BACKLOG).map_err(|error| failed(address, error.into()))
 }
 
+/// Chooses how the kernel paces what is sent on the connections that will be accepted; empty leaves it
+/// the host's choice. Gives back what to say where it cannot be had.
+///
+/// A host that prefers BBR holds each page back by the rate of the few before it: milliseconds, for
+/// somebody who waits for just that page. Set here, for connections to inherit, rather than on each: one
+/// that has begun with BBR is left pacing (the kernel sets `sk_pacing_status` and does not take it back).
+#[must_use = "what could not be had is to be logged"]
+pub fn choose_congestion(listener: &TcpListener, wanted: &str) -> Option<String> {
+    if wanted.is_empty() {
+        return None;
+    }
+    let error = sockopt::set_tcp_congestion(listener, wanted).err()?;
+    let instead = match sockopt::set_tcp_congestion(listener, PLAIN) {
+        Ok(()) => PLAIN,
+        Err(_) => "the host's choice",
+    };
+    Some(format!(
+        "cannot use TCP congestion control \"{wanted}\": {error}; it is {instead} instead; give one of \
+         net.ipv4.tcp_allowed_congestion_control with --congestion, or \"\" for the host's choice"
+    ))
+}
+
 fn socket(address: SocketAddr) -> Result<TcpListener, Errno> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -77,5 +102,46 @@ fn failed(address: SocketAddr, error: io::Error) -> StartError {
     StartError::Listen {
         address,
         reason: format!("{error}{hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    /// What a connection has that is accepted after such a choice, and what was said of the choice.
+    fn accepted_after(wanted: &str) -> (String, Option<String>) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let said = choose_congestion(&listener, wanted);
+        open(&listener).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        (sockopt::tcp_congestion(&accepted).unwrap(), said)
+    }
+
+    #[test]
+    fn connections_have_the_congestion_control_that_was_chosen() {
+        assert_eq!(accepted_after(PLAIN), (PLAIN.to_owned(), None));
+    }
+
+    #[test]
+    fn one_that_the_kernel_lacks_is_replaced_and_said() {
+        let (has, said) = accepted_after("no-such");
+        assert_eq!(has, PLAIN);
+        let said = said.unwrap();
+        assert!(
+            said.contains("\"no-such\"") && said.contains("--congestion"),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1);
+    }
+
+    #[test]
+    fn an_empty_choice_is_the_hosts() {
+        let other = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let hosts = sockopt::tcp_congestion(&other).unwrap();
+        assert_eq!(accepted_after(""), (hosts, None));
     }
 }

@@ -60,6 +60,9 @@ pub fn run(
         Instance(instance),
         config.version,
     ));
+    if let Some(words) = listener::choose_congestion(&listener, &config.congestion) {
+        tracing::warn!("{words}");
+    }
     // Only now: who connects before there is memory would wait for it, and give up.
     listener::open(&listener)?;
     let mut acceptor =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! When the server's port opens: not before there is memory, and never twice.
+//! When the server's port opens: not before there is memory, and never twice; and how it then sends.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -50,4 +50,18 @@ fn of_two_servers_started_at_once_the_later_to_listen_exits_with_3() {
     let error = server::run(&config, bound, stopped).unwrap_err();
     assert_eq!(error.exit_code(), 3, "{error}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[test]
+fn pages_are_sent_by_cubic_unless_somebody_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("memsrvd.toml");
+    std::fs::write(&path, "congestion = \"dctcp\"\n").unwrap();
+    let file = ["--config", path.to_str().unwrap()];
+    assert_eq!(config(&[]).congestion, "cubic");
+    assert_eq!(config(&file).congestion, "dctcp");
+    assert_eq!(
+        config(&[&file[..], &["--congestion", ""]].concat()).congestion,
+        ""
+    );
 }

@@ -22,10 +22,24 @@ fn memsrvd() -> Program {
     program
 }
 
+/// Reads a log, up to the line that says so; gives back what stands before it, and that line.
+fn until_it_listens(log: &mut impl BufRead) -> (String, String) {
+    let (mut said, mut line) = (String::new(), String::new());
+    while !line.contains("listening") {
+        said.push_str(&line);
+        line.clear();
+        let len = log.read_line(&mut line).unwrap();
+        assert_ne!(len, 0, "it ended before it listened: {said}");
+    }
+    (said, line)
+}
+
 /// The program, running; killed at the end of the test at the latest.
 pub struct Running {
     pub child: Child,
     pub address: SocketAddr,
+    /// What it said before it listened.
+    pub said: String,
     /// What it says; without it nobody listens.
     pub log: Option<BufReader<std::process::ChildStderr>>,
 }
@@ -44,20 +58,13 @@ impl Running {
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("\"listening\"") {
-            line.clear();
-            assert_ne!(
-                log.read_line(&mut line).unwrap(),
-                0,
-                "it ended before it listened"
-            );
-        }
+        let (said, line) = until_it_listens(&mut log);
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = entry["address"].as_str().unwrap().parse().unwrap();
         Running {
             child,
             address,
+            said,
             log: Some(log),
         }
     }
@@ -133,6 +140,7 @@ fn help_and_version_say_what_there_is() {
         "--listen",
         "--capacity",
         "--quota",
+        "--congestion",
         "--config",
         "SIZE",
         "Exit codes",
@@ -228,6 +236,23 @@ fn the_file_gives_what_the_command_line_does_not() {
     }
 }
 
+/// How it chooses is tested beside the source; this is that it is told, and says what it could not do.
+#[test]
+fn a_congestion_control_that_is_not_there_is_one_warning() {
+    for (wanted, warnings) in [("no-such", 1), ("reno", 0), ("", 0)] {
+        let mut command = Command::cargo_bin("memsrvd").unwrap();
+        command.args(["--congestion", wanted]);
+        let server = Running::start_by(command, &[]);
+        assert_eq!(
+            server.said.matches("TCP congestion").count(),
+            warnings,
+            "{}",
+            server.said
+        );
+        Client::connect(server.address).report();
+    }
+}
+
 #[test]
 fn a_port_in_use_exits_with_3_and_says_which() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -295,18 +320,11 @@ fn the_capacity_is_locked_in_memory_from_the_start() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("listening") {
-        line.clear();
-        assert_ne!(
-            log.read_line(&mut line).unwrap(),
-            0,
-            "it ended before it listened"
-        );
-    }
+    let (said, _) = until_it_listens(&mut log);
     let running = Running {
         child,
         address: ([127, 0, 0, 1], 0).into(),
+        said,
         log: Some(log),
     };
     assert!(running.memory_kib("VmLck") >= 16 << 10);
