@@ -21,6 +21,9 @@ use crate::session::{notice_draining, Session, Stop, LONGEST, OUTPUT_LIMIT};
 /// Bytes read at a time.
 const INPUT_LEN: usize = 128 * 1024;
 
+/// Room for answers.
+const OUTPUT_LEN: usize = OUTPUT_LIMIT + LONGEST;
+
 /// How often a connection may read before others get their turn.
 const TURNS: u32 = 4;
 
@@ -38,9 +41,14 @@ pub struct Buffers {
     output: Vec<u8>,
 }
 
+impl Buffers {
+    /// How many bytes they take.
+    pub const LEN: usize = INPUT_LEN + OUTPUT_LEN;
+}
+
 impl Default for Buffers {
     fn default() -> Buffers {
-        let output = Vec::with_capacity(OUTPUT_LIMIT.saturating_add(LONGEST));
+        let output = Vec::with_capacity(OUTPUT_LEN);
         Buffers {
             input: vec![0; INPUT_LEN].into(),
             output,

@@ -13,12 +13,12 @@ use crate::num::to_u64;
 use crate::size::Size;
 use crate::sys;
 
-/// Takes pages and tables for `pages` pages.
+/// Takes pages and tables for `pages` pages; with `lock`, sees that `later` bytes more can be had.
 ///
 /// # Errors
 ///
 /// [`StartError::Memory`] or [`StartError::Locked`].
-pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
+pub fn take(pages: usize, lock: bool, later: usize) -> Result<Arena, StartError> {
     let bytes = to_u64(pages).saturating_mul(to_u64(PAGE_SIZE));
     let wanted = Size(bytes.saturating_add(Arena::overhead_bytes(pages)));
     let mapping = sys::map_pages(pages, lock).map_err(|error| no_memory(wanted, &error))?;
@@ -28,17 +28,34 @@ pub fn take(pages: usize, lock: bool) -> Result<Arena, StartError> {
     }
     if lock {
         // Though `lock_process` would lock them too: it does not say when a page could not be had.
-        sys::lock_pages(mapping.pages).map_err(|error| not_locked(wanted, &error))?;
+        sys::lock_pages(mapping.pages)
+            .map_err(|error| not_locked(wanted, bytes, limit(), &error))?;
     }
     let arena = Arena::new(mapping);
     if lock {
-        // The limit is on all that the process has mapped, not on the memory taken here alone.
-        let needed = Size(wanted.0.max(mapped().unwrap_or(0)));
-        sys::lock_process().map_err(|error| not_locked(needed, &error))?;
+        lock_all(wanted, later)?;
     }
     tracing::info!(capacity = %Size(bytes), overhead = %Size(Arena::overhead_bytes(pages)),
         locked = lock, hugetlb = arena.hugetlb, "memory taken");
     Ok(arena)
+}
+
+/// Locks the whole process, and sees that it can grow by `later` bytes.
+fn lock_all(wanted: Size, later: usize) -> Result<(), StartError> {
+    sys::lock_process().map_err(|error| {
+        // All that is mapped counts, and other threads map: so the most that there was, and whatever
+        // the limit is, the kernel has found it to be too low.
+        let peak = Size(wanted.0.max(mapped("VmPeak:")));
+        not_locked(peak, u64::MAX, limit(), &error)
+    })?;
+    // From here on the limit meets each allocation, and one that fails ends the process with a signal.
+    sys::try_map(later).map_err(|error| {
+        let needed = Size(mapped("VmSize:").saturating_add(to_u64(later)));
+        match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => locked(needed, limit()),
+            _ => no_memory(needed, &error),
+        }
+    })
 }
 
 /// Sets what keeps the kernel from making this process wait for swap, or from killing it; gives back
@@ -71,36 +88,37 @@ fn no_memory(wanted: Size, error: &io::Error) -> StartError {
     }
 }
 
-fn not_locked(wanted: Size, error: &io::Error) -> StartError {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    let limited = limit.is_some_and(|limit| limit < wanted.0);
+/// Why `bytes` could not be locked, on the way to locking all that is `wanted`.
+fn not_locked(wanted: Size, bytes: u64, limit: Option<u64>, error: &io::Error) -> StartError {
     match Errno::from_io_error(error) {
-        Some(Errno::PERM) => StartError::Locked {
-            wanted,
-            limit: "0".to_owned(),
-        },
-        Some(Errno::NOMEM | Errno::AGAIN) if limited => StartError::Locked {
-            wanted,
-            limit: limit.map_or_else(|| "unlimited".to_owned(), |limit| Size(limit).to_string()),
-        },
+        Some(Errno::PERM) => locked(wanted, Some(0)),
+        // Above the limit it is this, before any memory is looked for; memory that is short is AGAIN.
+        Some(Errno::NOMEM) if limit.is_some_and(|limit| limit < bytes) => locked(wanted, limit),
         _ => no_memory(wanted, error),
     }
 }
 
-/// What this process has mapped, in bytes.
-fn mapped() -> Option<u64> {
-    kib_of("/proc/self/status", "VmSize:")
+fn locked(wanted: Size, limit: Option<u64>) -> StartError {
+    let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| Size(limit).to_string());
+    StartError::Locked { wanted, limit }
+}
+
+/// The limit on locked memory, in bytes; `None`: there is none.
+fn limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current
+}
+
+/// What this process has mapped (`VmSize:`), or had at most (`VmPeak:`), in bytes.
+fn mapped(key: &str) -> u64 {
+    kib_of("/proc/self/status", key).unwrap_or(0)
 }
 
 /// Why threads could not be started: where all memory is locked, the limit on that may be the reason.
 pub fn no_threads(lock: bool, stacks: u64, error: io::Error) -> StartError {
-    let wanted = Size(mapped().unwrap_or(0).saturating_add(stacks));
-    let short = matches!(
-        Errno::from_io_error(&error),
-        Some(Errno::NOMEM | Errno::AGAIN)
-    );
-    match not_locked(wanted, &error) {
-        locked @ StartError::Locked { .. } if lock && short => locked,
+    let wanted = Size(mapped("VmSize:").saturating_add(stacks));
+    let limited = lock && limit().is_some_and(|limit| limit < wanted.0);
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOMEM | Errno::AGAIN) if limited => locked(wanted, limit()),
         _ => StartError::io("cannot start serving")(error),
     }
 }
@@ -156,4 +174,33 @@ pub fn random_id() -> io::Result<[u8; 16]> {
     }
     // All zeroes stands for "none" on the wire.
     Ok(if id == [0; 16] { [1; 16] } else { id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_limit_forbids_exits_with_5_and_what_is_not_there_with_4() {
+        let mib = |n: u64| n << 20;
+        for (bytes, limit, errno, code) in [
+            // Locking 4 MiB of pages on the way to 5 MiB.
+            (mib(4), Some(mib(3)), Errno::NOMEM, 5),
+            (mib(4), Some(mib(4)), Errno::NOMEM, 4),
+            (mib(4), Some(mib(3)), Errno::AGAIN, 4),
+            (mib(4), Some(mib(0)), Errno::PERM, 5),
+            (mib(4), None, Errno::NOMEM, 4),
+            // Locking the process: the limit was above what is wanted, and too low all the same.
+            (u64::MAX, Some(mib(6)), Errno::NOMEM, 5),
+            (u64::MAX, Some(mib(6)), Errno::AGAIN, 4),
+            (u64::MAX, None, Errno::NOMEM, 4),
+        ] {
+            let error = not_locked(Size(mib(5)), bytes, limit, &errno.into());
+            assert_eq!(
+                error.exit_code(),
+                code,
+                "{bytes} {limit:?} {errno:?}: {error}"
+            );
+        }
+    }
 }

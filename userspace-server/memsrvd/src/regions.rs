@@ -422,7 +422,7 @@ mod tests {
     }
 
     fn shared() -> Shared {
-        let arena = crate::memory::take(16, false).unwrap();
+        let arena = crate::memory::take(16, false, 0).unwrap();
         let limits = Limits {
             unlisted: Some(16),
             regions: 4,

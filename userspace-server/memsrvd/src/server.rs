@@ -19,6 +19,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::process::{getrlimit, setrlimit, Resource};
 
 use crate::config::Config;
+use crate::conn::Buffers;
 use crate::error::StartError;
 use crate::listener;
 use crate::memory;
@@ -38,6 +39,9 @@ const DRAIN_STEP: Duration = Duration::from_millis(100);
 /// A worker's stack: its deepest calls need a tenth of it, and it is locked in memory.
 const STACK_LEN: usize = 512 * 1024;
 
+/// What the heap may grow by until connections come; it needs less than half of it.
+const HEAP_LEN: usize = 1024 * 1024;
+
 /// Serves on `listener` until a byte, or the end, comes from `shutdown`; a second byte cuts a drain short.
 ///
 /// The listener need only be bound ([`listener::bind`]). The caller has called [`memory::protect`] where
@@ -51,7 +55,9 @@ pub fn run(
     listener: std::net::TcpListener,
     shutdown: UnixStream,
 ) -> Result<(), StartError> {
-    let arena = memory::take(config.capacity_pages, config.lock)?;
+    let threads_len = config.threads.saturating_mul(STACK_LEN + Buffers::LEN);
+    let later = threads_len.saturating_add(HEAP_LEN);
+    let arena = memory::take(config.capacity_pages, config.lock, later)?;
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();
     let shared = Arc::new(Shared::new(

@@ -98,6 +98,17 @@ pub fn lock_process() -> io::Result<()> {
     )?)
 }
 
+/// Whether so many bytes more can be mapped, as stacks and buffers will be.
+///
+/// # Errors
+///
+/// `EAGAIN` where all memory is locked and that would be above the limit; `ENOMEM`.
+pub fn try_map(bytes: usize) -> io::Result<()> {
+    let start = map(bytes, MapFlags::empty())?;
+    // SAFETY: the range is the mapping just made, and nothing refers to it.
+    Ok(unsafe { rustix::mm::munmap(start, bytes) }?)
+}
+
 /// Tells the kernel that this process serves memory: nothing that it asks for may wait for swap.
 ///
 /// Threads inherit it, so call it before there are any.

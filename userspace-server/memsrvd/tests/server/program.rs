@@ -240,9 +240,7 @@ fn the_file_gives_what_the_command_line_does_not() {
 #[test]
 fn a_congestion_control_that_is_not_there_is_one_warning() {
     for (wanted, warnings) in [("no-such", 1), ("reno", 0), ("", 0)] {
-        let mut command = Command::cargo_bin("memsrvd").unwrap();
-        command.args(["--congestion", wanted]);
-        let server = Running::start_by(command, &[]);
+        let server = Running::start(&["--congestion", wanted]);
         assert_eq!(
             server.said.matches("TCP congestion").count(),
             warnings,
@@ -277,32 +275,63 @@ fn too_little_memory_exits_with_4_and_says_how_much_was_wanted() {
         .stderr(contains("smaller --capacity"));
 }
 
+/// The program under a limit on locked memory, without the capability to ignore it.
+fn limited(bytes: u64, options: &[&str]) -> Command {
+    // For root the limit holds only without CAP_IPC_LOCK.
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--bounding-set=-ipc_lock",
+            "--inh-caps=-ipc_lock",
+            "prlimit",
+        ]);
+        command
+    } else {
+        Command::new("prlimit")
+    };
+    command.arg(format!("--memlock={bytes}"));
+    command.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
+    command.args(["--listen", "127.0.0.1:0"]).args(options);
+    command
+}
+
 #[test]
 fn a_limit_on_locked_memory_exits_with_5_and_names_it() {
     // Of the second there is enough for the capacity, but not for all of the process.
-    for (limit, capacity, words) in [("65536", "16M", "64 KiB"), ("4718592", "4M", "4.5 MiB")] {
-        // For root the limit holds only without CAP_IPC_LOCK.
-        let mut program = if rustix::process::geteuid().is_root() {
-            let mut program = Program::new("setpriv");
-            program.args([
-                "--bounding-set=-ipc_lock",
-                "--inh-caps=-ipc_lock",
-                "prlimit",
-            ]);
-            program
-        } else {
-            Program::new("prlimit")
-        };
-        program.arg(format!("--memlock={limit}"));
-        program.arg(assert_cmd::cargo::cargo_bin("memsrvd"));
-        program
-            .args(["--capacity", capacity, "--listen", "127.0.0.1:0"])
-            .timeout(PATIENCE);
-        let assert = program.assert();
-        assert
+    for (limit, capacity, words) in [(65536, "16M", "64 KiB"), (4_718_592, "4M", "4.5 MiB")] {
+        Program::from_std(limited(limit, &["--capacity", capacity]))
+            .timeout(PATIENCE)
+            .assert()
             .code(5)
             .stderr(contains("LimitMEMLOCK"))
             .stderr(contains(words));
+    }
+}
+
+/// From too little for the program's code to enough for all of it, it starts or names the limit: it does
+/// not call memory short, nor end by a signal. Tested as far as this machine lets the limit be raised.
+#[test]
+fn a_limit_that_is_only_just_too_low_exits_with_5_too() {
+    let highest = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum;
+    for limit in (3 << 20..16 << 20).step_by(256 << 10) {
+        if highest.is_some_and(|highest| limit > highest) {
+            eprintln!("limits from {limit} on are not tested");
+            break;
+        }
+        let mut command = limited(limit, &["--capacity", "64K", "--threads", "1"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("listening") && log.read_line(&mut said).unwrap() > 0 {}
+        let listening = said.contains("listening");
+        if listening {
+            child.kill().unwrap();
+        }
+        let status = child.wait().unwrap();
+        assert!(
+            listening || status.code() == Some(5),
+            "{limit}: {status}, {said}"
+        );
     }
 }
 
