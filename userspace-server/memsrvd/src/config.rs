@@ -23,9 +23,9 @@ const CONGESTION: &str = "cubic";
 const AFTER_HELP: &str = "\
 Sizes are whole numbers of bytes, or of K, M, G, T (powers of 1024).
 
-Exit codes: 0 stopped as asked (SIGTERM, SIGINT); 1 failed while running; 2 wrong option or
-configuration; 3 address or port in use or not this machine's; 4 not enough memory; 5 limit on locked
-memory too low.
+Exit codes: 0 stopped as asked (SIGTERM, SIGINT); 1 failed for another reason; 2 wrong option or
+configuration; 3 address or port in use or not this machine's; 4 not enough memory; 5 limit on
+locked memory too low.
 
 See memsrvd(8).";
 
@@ -45,7 +45,7 @@ pub struct Args {
     /// Read further settings from this TOML file; the command line wins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How many threads serve connections [default: the number of CPUs, at most 8]
+    /// How many threads serve connections, 1 to 256 [default: the number of CPUs, at most 8]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// How many connections may be open at a time [default: 512]
@@ -88,14 +88,14 @@ pub enum LogFormat {
 pub enum LogLevel {
     /// The server cannot do what it is for.
     Error,
-    /// Somebody should look: a refused client, memory that is not locked.
+    /// Somebody should look: a refused client, something that the kernel did not grant.
     Warn,
     /// Starts, stops, clients that come and go.
     #[default]
     Info,
     /// Connections one by one.
     Debug,
-    /// Batches of operations.
+    /// As debug: there is nothing more to say yet.
     Trace,
 }
 

@@ -37,7 +37,7 @@ pub enum StartError {
          LimitMEMLOCK=infinity in the systemd unit or `ulimit -l unlimited`, or start memsrvd as root"
     )]
     Locked {
-        /// Capacity and tables.
+        /// What was to be locked: capacity and tables, or all that the process has mapped.
         wanted: Size,
         /// The limit.
         limit: String,
