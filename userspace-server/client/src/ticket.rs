@@ -23,12 +23,7 @@ pub struct LoadTicket(Pending<LoadEntry>);
 
 impl StoreTicket {
     pub(crate) fn new(link: Arc<Link>, token: u32) -> Self {
-        Self(Pending {
-            link,
-            token,
-            taken: false,
-            entry: PhantomData,
-        })
+        Self(Pending::new(link, token))
     }
 
     /// Whether [`StoreTicket::wait`] would return at once.
@@ -57,12 +52,7 @@ impl StoreTicket {
 
 impl LoadTicket {
     pub(crate) fn new(link: Arc<Link>, token: u32) -> Self {
-        Self(Pending {
-            link,
-            token,
-            taken: false,
-            entry: PhantomData,
-        })
+        Self(Pending::new(link, token))
     }
 
     /// Whether [`LoadTicket::wait`] would return at once.
@@ -135,6 +125,15 @@ impl Entry for LoadEntry {
 }
 
 impl<T: Entry> Pending<T> {
+    fn new(link: Arc<Link>, token: u32) -> Self {
+        Self {
+            link,
+            token,
+            taken: false,
+            entry: PhantomData,
+        }
+    }
+
     fn is_done(&self) -> bool {
         let mut state = self.link.lock();
         T::table(&mut state).get(self.token).is_none_or(T::is_done)

@@ -368,13 +368,7 @@ fn sigterm_and_sigint_stop_it_cleanly_and_it_says_what_is_lost() {
         client.welcome(&hello("a", 1));
         (0..3).for_each(|slot| client.store(slot, &page(slot)));
         server.signal(signal);
-        assert!(matches!(
-            client.receive().0,
-            Message::Notice {
-                status: Status::Draining,
-                ..
-            }
-        ));
+        client.told_of_the_stop();
         assert_eq!(client.rest(), b"");
         assert_eq!(server.wait(), Some(0));
         let log = server.log.take().unwrap();

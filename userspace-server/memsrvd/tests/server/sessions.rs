@@ -404,17 +404,7 @@ fn a_server_told_to_stop_says_so_to_its_clients_and_stops() {
     let mut client = server.session("a", 1);
     client.store(1, &page(1));
     server.tell_to_stop();
-    let (message, _) = client.receive();
-    assert!(
-        matches!(
-            message,
-            Message::Notice {
-                status: Status::Draining,
-                ..
-            }
-        ),
-        "{message:?}"
-    );
+    client.told_of_the_stop();
     assert_eq!(client.rest(), b"");
     server.join().unwrap();
 }
@@ -425,17 +415,7 @@ fn a_draining_server_gives_pages_out_takes_none_and_stops_when_it_is_empty() {
     let mut client = server.session("a", 1);
     client.store(1, &page(1));
     server.tell_to_stop();
-    let (message, _) = client.receive();
-    assert!(
-        matches!(
-            message,
-            Message::Notice {
-                status: Status::Draining,
-                ..
-            }
-        ),
-        "{message:?}"
-    );
+    client.told_of_the_stop();
     assert_eq!(client.try_store(2, &page(2)), Err(Status::Draining));
     assert_eq!(client.try_store(1, &page(2)), Err(Status::Draining));
     assert_eq!(client.load(1).unwrap(), page(1));
@@ -450,8 +430,7 @@ fn a_draining_server_gives_pages_out_takes_none_and_stops_when_it_is_empty() {
     drop(client);
     let mut client = server.connect();
     client.welcome(&resume);
-    let (message, _) = client.receive();
-    assert!(matches!(message, Message::Notice { .. }), "{message:?}");
+    client.told_of_the_stop();
     assert_eq!(client.load(1).unwrap(), page(1));
     assert!(server.report().draining);
     client.free(0, &FreeMask::ALL);
@@ -470,8 +449,7 @@ fn a_second_word_cuts_a_drain_short() {
     let mut client = server.session("a", 1);
     client.store(1, &page(1));
     server.tell_to_stop();
-    let (message, _) = client.receive();
-    assert!(matches!(message, Message::Notice { .. }), "{message:?}");
+    client.told_of_the_stop();
     client.ping();
     server.tell_to_stop();
     assert_eq!(client.rest(), b"");

@@ -246,6 +246,14 @@ impl Client {
         words
     }
 
+    /// Expects the NOTICE that the server is about to stop.
+    pub fn told_of_the_stop(&mut self) {
+        match self.receive().0 {
+            Message::Notice { status, .. } => assert_eq!(status, Status::Draining),
+            other => panic!("{other:?} instead of NOTICE"),
+        }
+    }
+
     /// Sends a STORE and takes its answer.
     pub fn try_store(&mut self, slot: u64, page: &[u8; PAGE_SIZE]) -> Result<(), Status> {
         self.seq += 1;
