@@ -208,6 +208,15 @@ impl<L: Copy, B: DerefMut<Target = [LoadSlot<L>]>> Loads<L, B> {
         })
     }
 
+    /// Whose page is coming in under this tag.
+    pub(super) fn receiving(&self, tag: Tag) -> Option<PageTarget<L>> {
+        let load = self.load(place_of(tag))?;
+        (load.state == State::Receiving(tag)).then_some(PageTarget {
+            token: load.token,
+            index: load.answered,
+        })
+    }
+
     /// The page has come, or was not the right one.
     pub(super) fn page_done(
         &mut self,

@@ -71,14 +71,23 @@
 //! - The mask that [`Stream::next`] asks for holds only slots that are free at that moment and have no
 //!   store unanswered. Then a free never undoes a store, however often it is sent.
 
+mod asks;
+mod copies;
+mod lane;
+mod lane_io;
 mod loads;
 mod ops;
 mod receiver;
+mod replica;
 mod stream;
 mod types;
 
+pub use asks::AskSlot;
+pub use copies::CopySlot;
+pub use lane::Lane;
 pub use loads::LoadSlot;
 pub use ops::{OpSlot, FREE_LIMIT};
 pub use receiver::{Event, Receiver, Want};
+pub use replica::{Clusters, Replica, Standing};
 pub use stream::Stream;
-pub use types::{Completion, Fault, LoadError, NoRoom, Outgoing, PageTarget, StoreError};
+pub use types::{Completion, Fault, LoadError, NoRoom, NotTaken, Outgoing, PageTarget, StoreError};

@@ -245,17 +245,24 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.sent_here = Seq(0);
     }
 
-    /// Ends the stores asked before `before_ms`; those of a connection must be rewound before.
-    pub(super) fn expire(&mut self, before_ms: u64, mut done: impl FnMut(S)) {
+    /// Takes the stores out that `keep`, given token and time of asking, refuses; those of a connection
+    /// must be rewound before.
+    pub(super) fn retain_stores(&mut self, mut keep: impl FnMut(S, u64) -> bool) {
         self.retain(|op| match op.what {
             What::Store {
                 token, since_ms, ..
-            } if since_ms < before_ms => {
-                done(token);
-                false
-            }
-            _ => true,
+            } => keep(token, since_ms),
+            What::Hole | What::Free { .. } => true,
         });
+    }
+
+    /// Shows each store.
+    pub(super) fn each_store(&self, mut show: impl FnMut(S)) {
+        for op in (0..self.len).filter_map(|i| self.get(i)) {
+            if let What::Store { token, .. } = op.what {
+                show(token);
+            }
+        }
     }
 
     /// Closes the ring over the holes and over the stores that `keep` refuses.

@@ -206,6 +206,11 @@ where
         Ok(self.loads.page_done(tag, result)?.map(load_ended))
     }
 
+    /// Whose page it is that is between [`Stream::page`] and [`Stream::page_done`] under this tag.
+    pub(super) fn receiving(&self, tag: Tag) -> Option<PageTarget<L>> {
+        self.loads.receiving(tag)
+    }
+
     /// Any other message came. Calls `done` for each completion.
     ///
     /// PONG, STATS, NOTICE and messages of later versions change nothing here.
@@ -281,10 +286,35 @@ where
     ) {
         if !self.is_connected() {
             let result = Err(StoreError::Expired);
-            self.ops.expire(issued_before_ms, |token| {
-                done(Completion::Store { token, result })
+            self.ops.retain_stores(|token, since_ms| {
+                let keep = since_ms >= issued_before_ms;
+                if !keep {
+                    done(Completion::Store { token, result });
+                }
+                keep
             });
         }
+    }
+
+    /// Takes back the stores for which `keep`, given the token and the time of asking in milliseconds, is
+    /// false: they are not sent again, and have no completion. Does nothing while there is a connection.
+    pub(super) fn retain_stores(&mut self, keep: impl FnMut(S, u64) -> bool) {
+        if !self.is_connected() {
+            self.ops.retain_stores(keep);
+        }
+    }
+
+    /// Takes back the loads for which `keep`, given the token and the time of asking in milliseconds, is
+    /// false, without a completion. Does nothing while there is a connection.
+    pub(super) fn retain_loads(&mut self, keep: impl FnMut(&L, u64) -> bool) {
+        if !self.is_connected() {
+            self.loads.expire(keep, |_| ());
+        }
+    }
+
+    /// Shows the token of each store in flight, the oldest first.
+    pub(super) fn each_store(&self, show: impl FnMut(S)) {
+        self.ops.each_store(show);
     }
 
     /// Completes the loads for which `keep`, given the token and the time of asking in milliseconds, is false

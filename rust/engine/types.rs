@@ -11,6 +11,15 @@ use super::super::protocol::{FreeMask, Op, Seq, Slot, Status, Tag, HEADER_LEN};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoRoom;
 
+/// Why a lane has not taken a store or load. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotTaken {
+    /// As [`NoRoom`]: an entry comes back with completions.
+    NoRoom,
+    /// No replica can be stored to, or asked, as the clusters stand now.
+    NoTarget,
+}
+
 /// The next message to put on the wire, whole and in this order.
 ///
 /// The header is ready to be sent.

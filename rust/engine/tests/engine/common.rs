@@ -2,7 +2,8 @@
 
 //! What the engine's tests share: a stream on the heap, and short words for what they do with it.
 
-use memsrv_engine::{Completion, Fault, LoadSlot, OpSlot, Outgoing, Stream};
+use super::twin::Twin;
+use memsrv_engine::{Completion, Fault, Outgoing};
 use memsrv_protocol::{FreeMask, Message, Sender, Seq, Slot, Tag};
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 
@@ -22,11 +23,12 @@ pub fn config(cases: u32) -> ProptestConfig {
 }
 
 pub type Done = Completion<u32, u32>;
-pub type TestStream = Stream<u32, u32, Vec<OpSlot<u32>>, Vec<LoadSlot<u32>>>;
+/// A stream; a lane of one replica does the same beside it.
+pub type TestStream = Twin;
 
 /// A stream with room for so many, not connected.
 pub fn stream(ops: usize, loads: usize) -> TestStream {
-    Stream::new(vec![OpSlot::EMPTY; ops], vec![LoadSlot::EMPTY; loads])
+    Twin::new(ops, loads)
 }
 
 /// CRC-32C over the slot and the payload, as the wire has it.

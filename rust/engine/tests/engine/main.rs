@@ -16,3 +16,5 @@ mod receiver;
 mod sim;
 #[cfg(test)]
 mod stores;
+#[cfg(test)]
+mod twin;
