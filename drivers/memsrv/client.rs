@@ -7,7 +7,9 @@ use super::link::{event, Link};
 use super::maker::Maker;
 use super::platform::{
     folio::{FolioView, LoadingFolio, StoringFolio},
-    hook::{SwapHooks, Target}, //
+    hook::{SwapHooks, Target},
+    power::PowerHooks,
+    sys, //
 };
 use super::protocol::{Slot, CLUSTER_SLOTS};
 use super::shared::Shared;
@@ -60,7 +62,7 @@ impl Client {
 
     fn admission(&self, slot: u64, pages: u16) -> Result<(), Refusal> {
         let shared = &self.shared;
-        if !self.accepting.load(Relaxed) {
+        if !self.accepting.load(Relaxed) || shared.frozen.load(Relaxed) {
             return Err(Refusal::Off);
         }
         if !self.link(slot).is_some_and(|link| link.is_up()) {
@@ -168,6 +170,38 @@ impl SwapHooks for Client {
                 self.shared.counters.mixed_loads.add(pages.into());
                 folio.done(false, false);
             }
+        }
+    }
+}
+
+impl PowerHooks for Client {
+    fn freeze(&self) -> bool {
+        let shared = &self.shared;
+        shared.frozen.store(true, Relaxed);
+        let until = sys::now_ms().saturating_add(shared.config.store_ms);
+        // Stores that were admitted count as used; frees that are asked see the flag under the lock.
+        while shared.pool.used() > 0 || self.links.iter().any(|link| link.frees_in_flight()) {
+            if sys::now_ms() > until {
+                pr_err!("cannot hibernate: the server does not acknowledge what it was sent; try again when it is back, or swapoff first\n");
+                return false;
+            }
+            sys::sleep_ms(10);
+        }
+        true
+    }
+
+    fn thaw(&self) {
+        self.shared.frozen.store(false, Relaxed);
+        for link in &self.links {
+            link.bell.ring(event::FREE);
+        }
+    }
+
+    fn leave(&self) {
+        self.accept(false);
+        // The first, which says goodbye for all, is the last to go.
+        for link in self.links.iter().rev() {
+            link.leave();
         }
     }
 }

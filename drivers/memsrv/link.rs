@@ -93,6 +93,11 @@ pub(crate) struct Link {
     pub(crate) first: Atomic<i32>,
     #[pin]
     pub(crate) first_done: kernel::sync::Completion,
+    /// Whether the machine is about to end.
+    pub(crate) leaving: Atomic<bool>,
+    /// The thread has ended.
+    #[pin]
+    pub(crate) left: kernel::sync::Completion,
 }
 
 /// A link's numbers for the statistics.
@@ -153,6 +158,8 @@ impl Link {
                 frees_wait: Atomic::new(false),
                 first: Atomic::new(1),
                 first_done <- kernel::sync::Completion::new(),
+                leaving: Atomic::new(false),
+                left <- kernel::sync::Completion::new(),
             }),
             GFP_KERNEL,
         )
@@ -279,9 +286,26 @@ impl Link {
         // Said first: an ACK that comes meanwhile asks for another look.
         self.frees_wait.store(true, Relaxed);
         let all = self.shared.areas.take_flagged(mine, |slot| {
-            self.change(|state| state.stream.free(Slot(slot)).is_ok())
+            // Looked at under the lock: who freezes takes it, and then sees what was asked before.
+            self.change(|state| {
+                !self.shared.frozen.load(Relaxed) && state.stream.free(Slot(slot)).is_ok()
+            })
         });
         self.frees_wait.store(!all, Relaxed);
+    }
+
+    /// Whether the server was asked to free pages and has not answered.
+    pub(crate) fn frees_in_flight(&self) -> bool {
+        self.state.lock().stream.frees_in_flight() > 0
+    }
+
+    /// The machine ends: the thread says goodbye and ends, too; waits for that.
+    ///
+    /// A load that is asked afterwards waits until there is no machine to wait on.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+        self.bell.ring(event::WATCH);
+        self.left.wait_for_completion();
     }
 
     /// What the statistics show.

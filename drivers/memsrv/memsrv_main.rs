@@ -43,6 +43,7 @@ use link::Link;
 use maker::Maker;
 use platform::{
     hook::{HookError, Registration},
+    power::Power,
     sys::{self, ModulePin},
     thread::Thread, //
 };
@@ -57,9 +58,10 @@ module! {
     license: "GPL v2",
 }
 
-/// The module. What is dropped first stands first: statistics, hooks, threads.
+/// The module. What is dropped first stands first: statistics, notifiers, hooks, threads.
 struct Memsrv {
     _stats: Pin<KBox<debugfs::Scope<Report>>>,
+    power: Option<Power<Client>>,
     client: Arc<Client>,
     hooks: Option<Registration<Client>>,
     threads: KVec<Thread<Link>>,
@@ -118,6 +120,7 @@ impl kernel::Module for Memsrv {
             ),
             GFP_KERNEL,
         )?;
+        let power = Power::new(client.clone())?;
         client.accept(true);
         pr_info!(
             "swapping to {}, {} connections, {} pages granted\n",
@@ -127,6 +130,7 @@ impl kernel::Module for Memsrv {
         );
         Ok(Self {
             _stats: stats,
+            power: Some(power),
             client,
             hooks: Some(hooks),
             threads,
@@ -137,6 +141,8 @@ impl kernel::Module for Memsrv {
 
 impl Drop for Memsrv {
     fn drop(&mut self) {
+        // Nothing but memory comes and goes from here on.
+        self.power = None;
         self.client.accept(false);
         // Waits until nobody is inside.
         self.hooks = None;

@@ -154,7 +154,7 @@ impl ThreadMain for Link {
         self.bell.ring(event::WATCH);
         loop {
             let events = self.bell.wait(self.timeout(&session));
-            if should_stop() {
+            if should_stop() || self.leaving.load(Relaxed) {
                 break;
             }
             if self.connected() {
@@ -164,6 +164,7 @@ impl ThreadMain for Link {
             }
         }
         self.close();
+        self.left.complete_all();
     }
 
     fn bell(&self) -> &Bell {
@@ -447,7 +448,7 @@ impl Link {
         });
     }
 
-    /// rmmod: the last frees, and BYE from the last link; then the connection is closed.
+    /// rmmod, or the machine's end: the last frees, and BYE from the last link; then the connection is closed.
     fn close(&self) {
         let until = sys::now_ms().saturating_add(GOODBYE_MS);
         while self.connected() && sys::now_ms() < until {

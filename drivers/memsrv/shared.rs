@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     #[pin]
     instance: Mutex<Instance>,
     granted: Atomic<u64>,
+    /// Whether the machine hibernates, so that nothing may change on the server.
+    pub(crate) frozen: Atomic<bool>,
     /// Until when nothing is stored, in milliseconds, and for how long that was.
     hold_off_until_ms: Atomic<u64>,
     hold_off_ms: Atomic<u64>,
@@ -52,6 +54,7 @@ impl Shared {
             incarnation: Incarnation(sys::random()),
             instance <- new_mutex!(Instance::default()),
             granted: Atomic::new(0),
+            frozen: Atomic::new(false),
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
         }))

@@ -121,7 +121,7 @@ impl LinkCounters {
 /// Why a store was not admitted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The module is not ready yet, or is going.
+    /// The module is not ready yet, or is going; or the machine hibernates.
     Off,
     /// The server is away.
     Link,

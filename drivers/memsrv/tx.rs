@@ -76,9 +76,8 @@ impl Batch {
     /// The memory was made for a whole batch, so that nothing is ever left out.
     fn push_bytes(&mut self, bytes: &[u8]) {
         let start = self.bytes.len();
-        for &byte in bytes {
-            let _ = self.bytes.push_within_capacity(byte);
-        }
+        // GFP_NOWAIT: there is room, so that nothing is allocated.
+        let _ = self.bytes.extend_from_slice(bytes, GFP_NOWAIT);
         self.push(Part::Bytes {
             start,
             len: bytes.len(),

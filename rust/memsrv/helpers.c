@@ -12,9 +12,11 @@
 #include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/random.h>
+#include <linux/reboot.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/skbuff.h>
+#include <linux/suspend.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/utsname.h>
@@ -179,6 +181,51 @@ bool memsrv_parse_v6(const char *text, size_t len, u8 *out)
 	const char *end;
 
 	return in6_pton(text, len, out, -1, &end) && end == text + len;
+}
+
+static struct memsrv_power_hooks *power_hooks;
+
+static int on_pm(struct notifier_block *nb, unsigned long event, void *data)
+{
+	switch (event) {
+	case PM_HIBERNATION_PREPARE:
+		return notifier_from_errno(power_hooks->freeze(power_hooks->owner) ? 0 : -EBUSY);
+	case PM_POST_HIBERNATION:
+		power_hooks->thaw(power_hooks->owner);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+static int on_reboot(struct notifier_block *nb, unsigned long event, void *data)
+{
+	power_hooks->leave(power_hooks->owner);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pm_block = { .notifier_call = on_pm };
+static struct notifier_block reboot_block = { .notifier_call = on_reboot };
+
+/* One at a time: there is one module. */
+int memsrv_power_attach(struct memsrv_power_hooks *hooks)
+{
+	int err;
+
+	power_hooks = hooks;
+	err = register_pm_notifier(&pm_block);
+	if (err)
+		return err;
+	err = register_reboot_notifier(&reboot_block);
+	if (err)
+		unregister_pm_notifier(&pm_block);
+	return err;
+}
+
+/* Afterwards none of the hooks runs, and none will. */
+void memsrv_power_detach(void)
+{
+	unregister_reboot_notifier(&reboot_block);
+	unregister_pm_notifier(&pm_block);
 }
 
 /* Our sockets' locks are a class of their own: a kernel socket elsewhere that allocates with

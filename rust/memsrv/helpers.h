@@ -73,6 +73,19 @@ const char *memsrv_hostname(void);
 unsigned int memsrv_cpus(void);
 unsigned long memsrv_ram_pages(void);
 
+/* hibernation and the machine's end */
+struct memsrv_power_hooks {
+	void *owner;
+	/* An image of the memory is to be made: false refuses it. */
+	bool (*freeze)(void *owner);
+	void (*thaw)(void *owner);
+	/* The machine restarts or is switched off. */
+	void (*leave)(void *owner);
+};
+
+int memsrv_power_attach(struct memsrv_power_hooks *hooks);
+void memsrv_power_detach(void);
+
 /* sockets */
 struct memsrv_sock_hooks {
 	void *owner;

@@ -99,6 +99,27 @@ type Handler = unsafe extern "C" fn(
     *mut kernel_bindings::ftrace_regs,
 );
 
+/// Makes the call go to `to`, which has the function's signature, if `ours` says so of its folio.
+///
+/// # Safety
+///
+/// From an ftrace handler, with IPMODIFY, of a function whose first argument is a folio that is locked
+/// and in the swap cache.
+unsafe fn redirect<H: SwapHooks>(
+    fregs: *mut kernel_bindings::ftrace_regs,
+    ours: impl FnOnce(&H, FolioView<'_>) -> bool,
+    to: *const (),
+) {
+    let (Some(shared), Some(folio)) = (H::target().get(), folio_arg(fregs)) else {
+        return;
+    };
+    // SAFETY: The caller's promise.
+    if ours(&shared.hooks, unsafe { FolioView::new(folio) }) {
+        // SAFETY: The caller's promise.
+        unsafe { bindings::memsrv_fregs_set_ip(fregs, to as c_ulong) };
+    }
+}
+
 /// # Safety
 ///
 /// An ftrace handler of `zswap_store`.
@@ -108,15 +129,8 @@ unsafe extern "C" fn on_store<H: SwapHooks>(
     _ops: *mut kernel_bindings::ftrace_ops,
     fregs: *mut kernel_bindings::ftrace_regs,
 ) {
-    let (Some(shared), Some(folio)) = (H::target().get(), folio_arg(fregs)) else {
-        return;
-    };
-    // SAFETY: `zswap_store` is called with a folio that is locked and in the swap cache.
-    if shared.hooks.admit(unsafe { FolioView::new(folio) }) {
-        let to = store::<H> as *const () as c_ulong;
-        // SAFETY: The handler has IPMODIFY, and the replacement has the function's signature.
-        unsafe { bindings::memsrv_fregs_set_ip(fregs, to) };
-    }
+    // SAFETY: `zswap_store` is called with such a folio, and `store` has its signature.
+    unsafe { redirect::<H>(fregs, H::admit, store::<H> as *const ()) };
 }
 
 /// # Safety
@@ -128,15 +142,8 @@ unsafe extern "C" fn on_load<H: SwapHooks>(
     _ops: *mut kernel_bindings::ftrace_ops,
     fregs: *mut kernel_bindings::ftrace_regs,
 ) {
-    let (Some(shared), Some(folio)) = (H::target().get(), folio_arg(fregs)) else {
-        return;
-    };
-    // SAFETY: `zswap_load` is called with a folio that is locked and in the swap cache.
-    if shared.hooks.holds(unsafe { FolioView::new(folio) }) {
-        let to = load::<H> as *const () as c_ulong;
-        // SAFETY: The handler has IPMODIFY, and the replacement has the function's signature.
-        unsafe { bindings::memsrv_fregs_set_ip(fregs, to) };
-    }
+    // SAFETY: `zswap_load` is called with such a folio, and `load` has its signature.
+    unsafe { redirect::<H>(fregs, H::holds, load::<H> as *const ()) };
 }
 
 /// # Safety

@@ -12,6 +12,7 @@
 //! | `socket.rs` | a TCP socket that may be used under memory pressure |
 //! | `thread.rs` | a kernel thread that sleeps until it has something to do |
 //! | `page.rs` | pages of our own, for copies |
+//! | `power.rs` | hibernation, restart |
 //! | `atomic.rs` | bits in an atomic word |
 //! | `params.rs`, `sys.rs` | module parameters; clock, checksum, random numbers, counters |
 
@@ -31,6 +32,7 @@ pub(crate) mod folio;
 pub(crate) mod hook;
 pub(crate) mod page;
 pub(crate) mod params;
+pub(crate) mod power;
 pub(crate) mod socket;
 pub(crate) mod sys;
 pub(crate) mod thread;

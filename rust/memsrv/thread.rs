@@ -79,7 +79,7 @@ pub(crate) trait ThreadMain: Send + Sync + 'static {
     /// Whether reclaim may wait for the thread, so that it must not wait for reclaim.
     const IN_RECLAIM: bool;
 
-    /// The thread's body; returns once [`should_stop`].
+    /// The thread's body; returns once [`should_stop`], or by itself.
     fn main(self: Arc<Self>);
     /// The bell that the thread listens to.
     fn bell(&self) -> &Bell;
@@ -150,8 +150,7 @@ impl<T: ThreadMain> Thread<T> {
 
 impl<T: ThreadMain> Drop for Thread<T> {
     fn drop(&mut self) {
-        // SAFETY: The task is one of kthread_create, and it ends by itself only after it was told to
-        // stop; our reference keeps it.
+        // SAFETY: The task is one of kthread_create, and our reference keeps it should it have ended.
         let result = unsafe { kernel_bindings::kthread_stop(self.task) };
         if result == EINTR.to_errno() {
             // It was stopped before it ever ran, and has not taken its reference.

@@ -163,7 +163,8 @@ fn bring_up_network() -> Result<()> {
     Ok(())
 }
 
-fn power_off() -> ! {
+/// Switches the machine off.
+pub fn power_off() -> ! {
     rustix::fs::sync();
     let error = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
     eprintln!("memsrv agent: power off: {error:?}");

@@ -35,6 +35,26 @@ impl Host {
         }
     }
 
+    /// Does something that the port's driver does not survive: it is taken from its device meanwhile.
+    pub fn without_port<R>(&mut self, deed: impl FnOnce() -> R) -> Result<R> {
+        let driver = "/sys/bus/virtio/drivers/virtio_console";
+        let device = fs::read_dir(driver)
+            .with_context(|| format!("listing {driver}"))?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .find(|name| name.starts_with("virtio"))
+            .context("virtio_console drives no device")?;
+        // Closed first: who holds the port keeps a part of the driver.
+        let nothing = File::open("/dev/null").context("opening /dev/null")?;
+        self.reader = BufReader::new(nothing.try_clone().context("duplicating /dev/null")?);
+        self.writer = nothing;
+        fs::write(format!("{driver}/unbind"), &device).context("unbinding the port's driver")?;
+        let result = deed();
+        fs::write(format!("{driver}/bind"), &device).context("binding the port's driver")?;
+        *self = Self::open()?;
+        Ok(result)
+    }
+
     /// Sends one message.
     pub fn send(&mut self, message: &ToHost) -> Result<()> {
         wire::send(&mut self.writer, message).context("writing to the harness")
@@ -116,6 +136,11 @@ impl Host {
     /// The guest's network link goes down or comes up.
     pub fn link(&mut self, up: bool) -> Result<()> {
         self.ask(Ask::Link { up }).map(drop)
+    }
+
+    /// The guest is about to switch itself off: the scenario passes if the server is empty then.
+    pub fn expect_end(&mut self) -> Result<()> {
+        self.ask(Ask::ExpectEnd).map(drop)
     }
 
     /// The server's own status.

@@ -21,6 +21,8 @@ pub struct Outside<'a> {
     server: Option<Child>,
     fake: Option<FakeServer>,
     link_down: bool,
+    /// Whether the guest said that it will end.
+    pub guest_ends: bool,
 }
 
 impl<'a> Outside<'a> {
@@ -32,6 +34,7 @@ impl<'a> Outside<'a> {
             server: None,
             fake: None,
             link_down: false,
+            guest_ends: false,
         }
     }
 
@@ -62,12 +65,29 @@ impl<'a> Outside<'a> {
                 self.fake = None;
                 self.fake = Some(FakeServer::start(kind)?);
             }
+            Ask::ExpectEnd => self.guest_ends = true,
             Ask::Link { up } => {
                 network::ip(&["link", "set", network::TAP, if up { "up" } else { "down" }])?;
                 self.link_down = !up;
             }
         }
         Ok(Answer::Done)
+    }
+
+    /// Waits until the server holds no page; says what it holds if it does not come to that.
+    pub fn becomes_empty(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = self.status()?;
+            if status["server"]["used_pages"] == 0 {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the guest is gone, and the server still holds pages: {status}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn start(&mut self, capacity: &str, arguments: &[String]) -> Result<()> {

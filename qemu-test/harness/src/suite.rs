@@ -260,6 +260,16 @@ fn talk(
                 return Ok(Ok(outcome));
             }
             Event::Message(other) => return Ok(Err(format!("the guest said {other:?}"))),
+            Event::Gone(_) if outside.guest_ends => {
+                return Ok(Ok(Outcome {
+                    name: scenario.name.clone(),
+                    error: outside.becomes_empty().err().map(|e| format!("{e:#}")),
+                    clean: false,
+                    figures: BTreeMap::new(),
+                    // Nobody is left to ask; a warning would have been a panic.
+                    taint: MODULE_TAINT,
+                }));
+            }
             Event::Gone(why) => return Ok(Err(format!("the guest ended after {last}: {why}"))),
             Event::Silence => {
                 let limit = scenario.limit_s;

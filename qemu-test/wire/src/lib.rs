@@ -118,6 +118,8 @@ pub enum Ask {
     ServerStatus,
     /// Listen in its place with something that is no memory server.
     FakeServer(Fake),
+    /// The guest switches itself off; the scenario passes if the server holds nothing afterwards.
+    ExpectEnd,
     /// Take the guest's network link down or up.
     Link {
         /// Up, or down.

@@ -86,6 +86,17 @@ impl Cgroup {
         })
     }
 
+    /// Begins to evict some pages, however it ends.
+    pub fn reclaim_some(&self, pages: u64) -> Result<()> {
+        let request = format!("{} swappiness=max", pages * 4096);
+        match fs::write(self.path("memory.reclaim"), request) {
+            Err(error) if error.raw_os_error() != Some(libc::EAGAIN) => {
+                Err(error).context("memory.reclaim")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn statistic(&self, name: &str) -> Result<u64> {
         let text = fs::read_to_string(self.path("memory.stat")).context("reading memory.stat")?;
         text.lines()

@@ -53,6 +53,13 @@ impl Swap {
         format!("/dev/{}", self.disk)
     }
 
+    /// Its device's number, as `MAJOR:MINOR`.
+    pub fn number(&self) -> Result<String> {
+        let path = format!("/sys/block/{}/dev", self.disk);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        Ok(text.trim().to_owned())
+    }
+
     /// Switches a formatted area on.
     pub fn enable(&self, priority: i32) -> Result<()> {
         let priority = priority.to_string();

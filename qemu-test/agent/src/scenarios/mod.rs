@@ -8,6 +8,7 @@ mod demo;
 mod kinds;
 mod losses;
 mod plain;
+mod power;
 mod refusals;
 mod room;
 mod tiers;
@@ -247,6 +248,21 @@ const TABLE: &[Entry] = &[
         "wrong-version",
         "another version of the protocol",
         refusals::version,
+    ),
+    Entry::new(
+        "rewritten",
+        "pages change while their writeback waits",
+        power::rewritten,
+    ),
+    Entry::new(
+        "hibernation",
+        "to an image and back with pages away",
+        power::hibernation,
+    ),
+    Entry::new(
+        "goodbye",
+        "switched off with pages away: the server frees them",
+        power::goodbye,
     ),
     Entry::demo("demo", "what `make demo` runs", demo::run).within(900),
 ];
