@@ -335,13 +335,12 @@ fn a_limit_that_is_only_just_too_low_exits_with_5_too() {
     }
 }
 
-/// Design, rule 14. Where the limit on locked memory is too low for the test, it says so and ends.
-#[test]
-fn the_capacity_is_locked_in_memory_from_the_start() {
+/// A server that locks its memory; none where the limit on that is too low for a test.
+fn locked() -> Option<Running> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     if limit.is_some_and(|limit| limit < 64 << 20) && !rustix::process::geteuid().is_root() {
         eprintln!("limit on locked memory is {limit:?}: not tested");
-        return;
+        return None;
     }
     let mut command = Command::cargo_bin("memsrvd").unwrap();
     command
@@ -350,14 +349,43 @@ fn the_capacity_is_locked_in_memory_from_the_start() {
     let mut child = command.spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let (said, _) = until_it_listens(&mut log);
-    let running = Running {
+    Some(Running {
         child,
         address: ([127, 0, 0, 1], 0).into(),
         said,
         log: Some(log),
-    };
-    assert!(running.memory_kib("VmLck") >= 16 << 10);
-    assert!(running.memory_kib("VmRSS") >= 16 << 10);
+    })
+}
+
+/// Design, rule 14.
+#[test]
+fn the_capacity_is_locked_in_memory_from_the_start() {
+    let Some(server) = locked() else { return };
+    assert!(server.memory_kib("VmLck") >= 16 << 10);
+    assert!(server.memory_kib("VmRSS") >= 16 << 10);
+}
+
+/// Design, rule 14: memory that a thread of the server asks for must not wait for writeback to a client
+/// of its own. Without the capability that this takes, it says so and ends.
+#[test]
+fn every_thread_is_an_io_flusher() {
+    // include/linux/sched.h of the kernel: PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
+    const IO_FLUSHER: u64 = 0x0008_0000 | 0x0010_0000;
+    let Some(server) = locked() else { return };
+    if server.said.contains("PR_SET_IO_FLUSHER") {
+        eprintln!("no CAP_SYS_RESOURCE: not tested");
+        return;
+    }
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap() {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // proc(5): the flags are the ninth field, the seventh after the name in parentheses.
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        let flags: u64 = rest.split_whitespace().nth(6).unwrap().parse().unwrap();
+        assert_eq!(flags & IO_FLUSHER, IO_FLUSHER, "{stat}");
+        threads += 1;
+    }
+    assert!(threads > 1, "only {threads} thread");
 }
 
 #[test]
