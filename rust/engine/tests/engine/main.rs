@@ -7,6 +7,18 @@ mod common;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod lane_common;
+#[cfg(test)]
+mod lane_hedge;
+#[cfg(test)]
+mod lane_loads;
+#[cfg(test)]
+mod lane_property;
+#[cfg(test)]
+mod lane_stores;
+#[cfg(test)]
+mod lane_world;
+#[cfg(test)]
 mod loads;
 #[cfg(test)]
 mod property;

@@ -7,9 +7,13 @@
 //! every order between streams, is some order of steps.
 
 mod client;
+mod mirrored;
+mod pair;
 mod server;
 
 pub use client::Client;
+pub use mirrored::{lane, Counts, Done, Mirrored, TestLane};
+pub use pair::{place, Book, Host};
 pub use server::Server;
 
 use std::collections::VecDeque;
