@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The client side of one memsrv connection as a state machine: events in, messages and completions
+//! The client side of memsrv's connections as a state machine: events in, messages and completions
 //! out, without I/O, allocation or a clock.
 //!
-//! A [`Stream`] keeps what was asked and not yet answered: stores and frees in a ring, in the order of
-//! their numbers, and loads in a table. A driver (the kernel module, the user-space client, a server's
-//! link to its mirror) owns the socket, the clock and the lock; it asks, takes messages out with
-//! [`Stream::next`], and puts what came in through [`Stream::message`], [`Stream::page`] and
+//! A [`Stream`] is one connection. It keeps what was asked and not yet answered: stores and frees in a
+//! ring, in the order of their numbers, and loads in a table. A driver (the kernel module, the user-space
+//! client, a server's link to its mirror) owns the socket, the clock and the lock; it asks, takes messages
+//! out with [`Stream::next`], and puts what came in through [`Stream::message`], [`Stream::page`] and
 //! [`Stream::page_done`]. A [`Receiver`] cuts the incoming bytes into these; it needs no lock, as only
 //! the one who reads the socket touches it.
+//!
+//! A [`Lane`] is a stream to each of one or two servers, its replicas, under one lock. With only one it does
+//! what the stream does, and adds nothing.
 //!
 //! # The life of a store or free
 //!
@@ -61,13 +64,80 @@
 //!
 //! The driver calls [`Stream::disconnected`] only when nobody is between `page` and `page_done`.
 //!
+//! # The life of a store on two replicas
+//!
+//! Of each cluster a replica is whole, partial or behind ([`Standing`]); the driver keeps this and the
+//! lane asks for it. A store goes to each replica that is connected and not behind; if there is none, it is
+//! queued for each that is not behind. The others are told of as fallen behind. With each replica it then
+//! has a part of its own:
+//!
+//! ```text
+//!   store()                   ACK                          disconnected() of this replica
+//!  ----------> (1) pending ---------> (2) stored -----------------------------+
+//!                 |    |  NAK                                                  |
+//!                 |    +------------> (3) refused                              |
+//!                 |  dropped, expired                                          v
+//!                 +--------------------------------------------------> (4) missed
+//! ```
+//!
+//! It completes when it is pending nowhere: as refused, if any part is; as stored, if a replica that is not
+//! behind has it and each that missed it is behind now; else as expired. In a strict lane it is stored only
+//! if no part is missed, and no store leaves a replica behind.
+//!
+//! - **Dropped** means that it no longer waits for an unconnected replica. This happens at once, when either
+//!   connection comes or goes: where the other one is connected and has the store pending or stored, the
+//!   replica falls behind; where the other has refused it, or the replica is behind already, it has
+//!   nothing to wait for. A store that only an unconnected replica has waits for it.
+//! - **A replica falls behind only while the other is whole**, since what only it had could not be read any
+//!   more. So a store of a cluster of which the other, partial, is connected alone is not taken; one in flight
+//!   waits, and ends as expired.
+//! - **Stored** lasts as long as the connection: a server may come back without its pages.
+//! - **Expired** are only stores that are pending on no connected replica.
+//!
+//! # The life of a load on two replicas
+//!
+//! ```text
+//!              load()                  failed, and the other can be asked; or the other one is
+//!  (0) empty ----------> (1) asked     the better to ask, by a connected() or disconnected()
+//!    ^       ^            |  of one <--------------------------------------------------------+
+//!    |       |            |    | |                                                           |
+//!    |       +------------+    | +-----------------------------------------------------------+
+//!    |      completed          |
+//!    |                         | hedge()         one of them fails or goes
+//!    |                         v               ---------------------------> (1)
+//!    |   |                    (2) asked of both
+//!    |                         |
+//!    |                         | one has delivered every page: completed
+//!    |                         v
+//!    +----------------------- (3) owed by the other: it answers, which is skipped, or disconnects
+//! ```
+//!
+//! - Asked is, of those that have not failed and are not behind, a connected one before one that is
+//!   not, a whole one before a partial one, the primary before the mirror. If nobody is left the load
+//!   fails with the most telling of the failures: that a partial replica has no page tells nothing.
+//! - A load that moves is asked from its first page; one that stays with a replica goes on at the next.
+//! - One replica at a time writes the load's memory: from [`Lane::page`] with a target to
+//!   [`Lane::page_done`]. What the other one sends meanwhile is skipped. An answer of which a page was skipped, or
+//!   spoiled by a page of the other that did not arrive whole, completes nothing; it is asked for again if the
+//!   other fails.
+//! - The entry outlives the completion in (3), so that the late answer is known and the caller's token
+//!   is free. Half of the entries can never be held so.
+//! - When a whole replica has failed by its own fault, and a whole one delivers, the first falls behind: a
+//!   resync will repair it.
+//!
 //! # What the caller must keep
 //!
-//! - One lock around the stream; every call is short: constant time on average but for `new`,
+//! - One lock around the stream or lane; every call is short: constant time on average but for `new`,
 //!   `connected`, `disconnected` and the `expire` calls, which look at each entry once, and an ACK,
 //!   which completes what it covers.
 //! - No load of a slot that has a store unanswered: loads overtake stores.
-//! - Two operations on one slot go to the same stream.
+//! - Two operations on one slot go to the same stream; all of a cluster's to the same lane.
+//! - No store of a slot that has a load unanswered. So what a replica has of it is as new when it answers as
+//!   it was when the replica was chosen.
+//! - What a failed store may have left is freed on both replicas.
+//! - A replica that comes back without its pages is marked behind for each cluster of which the other is
+//!   whole, before [`Lane::connected`]. A resync makes it partial once no old page is left there, and whole
+//!   once it has them all.
 //! - The mask that [`Stream::next`] asks for holds only slots that are free at that moment and have no
 //!   store unanswered. Then a free never undoes a store, however often it is sent.
 

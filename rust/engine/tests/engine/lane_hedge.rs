@@ -93,7 +93,8 @@ fn while_one_writes_the_folio_the_other_is_skipped_and_asked_again_if_need_be() 
     let (primary, mirror) = hedged(&mut b, 5, 1, 9);
     assert!(b.page_begins(Primary, primary, 5));
     assert!(!b.page_begins(Mirror, mirror, 5));
-    assert_eq!(b.page_ends(Mirror, mirror, Ok(())), None);
+    // Whatever is said of bytes that nobody has looked at.
+    assert_eq!(b.page_ends(Mirror, mirror, Err(Checksum)), None);
     assert!(b.is_idle());
     assert_eq!(b.page_ends(Primary, primary, Err(Checksum)), None);
     let mirror = b.asked(Mirror);
@@ -110,11 +111,30 @@ fn what_was_skipped_is_asked_again_only_when_its_answer_has_ended() {
     // The writer breaks while the other's page is still being skipped.
     b.disconnect(Primary);
     assert!(b.is_idle());
+    assert_eq!(b.expire_loads(|_, _| false), [], "the mirror is connected");
     assert_eq!(b.page_ends(Mirror, mirror, Ok(())), None);
     let mirror = b.asked(Mirror);
     assert_eq!(b.page(Mirror, mirror, 5), Some(loaded(9)));
+    assert_eq!(b.lane.load_room(), ROOM);
     b.connect(Primary);
     assert!(b.is_idle());
+}
+
+#[test]
+fn what_was_skipped_in_part_is_asked_from_the_first_page_after_a_reconnect() {
+    let mut b = bench(&BOTH);
+    let (primary, mirror) = hedged(&mut b, 5, 2, 9);
+    assert!(b.page_begins(Primary, primary, 5));
+    assert!(!b.page_begins(Mirror, mirror, 5));
+    b.page_ends(Mirror, mirror, Ok(()));
+    b.page_ends(Primary, primary, Ok(()));
+    assert_eq!(b.no_page(Primary, primary, 6, Status::NotFound), []);
+    b.disconnect(Mirror);
+    b.connect(Mirror);
+    let loads = b.loads(Mirror);
+    assert_eq!((loads[0].1, loads[0].2), (5, 2));
+    assert_eq!(b.page(Mirror, loads[0].0, 5), None);
+    assert_eq!(b.page(Mirror, loads[0].0, 6), Some(loaded(9)));
 }
 
 #[test]
@@ -136,6 +156,8 @@ fn an_answer_that_is_owed_goes_with_its_connection() {
     let (_, mirror) = hedged(&mut b, 5, 1, 9);
     assert_eq!(b.page(Mirror, mirror, 5), Some(loaded(9)));
     assert_eq!(b.lane.load_room(), ROOM - 1);
+    // Nobody else could be asked, either.
+    b.disconnect(Mirror);
     b.disconnect(Primary);
     assert_eq!(b.lane.load_room(), ROOM);
     b.connect(Primary);
@@ -231,6 +253,16 @@ fn answers_that_are_owed_leave_half_of_the_entries_to_loads() {
     }
     assert_eq!(b.hedge(), 0);
     assert_eq!(b.load(99, 1, 99), Err(NoRoom));
+}
+
+#[test]
+fn no_more_loads_than_half_of_the_entries_are_asked_of_both() {
+    let mut b = bench(&BOTH);
+    for token in 0..12 {
+        b.load(token.into(), 1, token).unwrap();
+    }
+    assert_eq!(b.hedge(), ROOM / 2);
+    assert_eq!(b.hedge(), 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use memsrv_protocol::Status;
 use proptest::prelude::*;
 
 fn bytes() -> impl Strategy<Value = usize> {
-    prop_oneof![1 => 0..80_usize, 2 => 3900..4300_usize, 3 => 0..60_000_usize]
+    prop_oneof![2 => 0..80_usize, 3 => 2000..4300_usize, 3 => 0..40_000_usize]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -20,10 +20,29 @@ fn event() -> impl Strategy<Value = Event> {
         6 => bytes().prop_map(|bytes| Event::Up { bytes }),
         4 => prop::collection::vec(0..8_usize, 1..8).prop_map(|which| Event::Answer { which }),
         3 => Just(Event::Acknowledge),
-        6 => Just(Event::Flush),
+        3 => Just(Event::Flush),
         6 => bytes().prop_map(|bytes| Event::Down { bytes }),
         1 => (bytes(), bytes()).prop_map(|(up, down)| Event::Break { up, down }),
         3 => Just(Event::Connect),
+    ]
+}
+
+/// Loads only, most of them asked of both, their pages coming in by pieces.
+fn load_step() -> impl Strategy<Value = Step> {
+    let event = prop_oneof![
+        6 => Just(Event::Send { messages: 9 }),
+        6 => Just(Event::Up { bytes: usize::MAX }),
+        6 => prop::collection::vec(0..8_usize, 1..4).prop_map(|which| Event::Answer { which }),
+        12 => (0..6000_usize).prop_map(|bytes| Event::Down { bytes }),
+        1 => (0..6000_usize).prop_map(|down| Event::Break { up: 0, down }),
+        2 => Just(Event::Connect),
+    ];
+    prop_oneof![
+        4 => (any::<usize>(), 1..5_u16).prop_map(|(which, count)| Step::Load { which, count }),
+        2 => Just(Step::Hedge { age_ms: 0 }),
+        2 => Just(Step::Wait { ms: 1 }),
+        20 => (replica(), event).prop_map(|(replica, event)| Step::On(0, replica, event)),
+        3 => replica().prop_map(Step::DamageNext),
     ]
 }
 
@@ -35,18 +54,18 @@ fn step() -> impl Strategy<Value = Step> {
     let status = prop_oneof![Just(Status::Full), Just(Status::BadChecksum)];
     prop_oneof![
         8 => any::<u8>().prop_map(|slot| Step::Store { slot }),
-        10 => (any::<usize>(), prop_oneof![2 => Just(1), 1 => 2..5_u16])
+        14 => (any::<usize>(), prop_oneof![2 => Just(1), 1 => 2..5_u16])
             .prop_map(|(which, count)| Step::Load { which, count }),
         2 => any::<u8>().prop_map(|slot| Step::Invalidate { slot }),
         2 => Just(Step::FreeFlagged),
-        3 => (0..20_u64).prop_map(|age_ms| Step::Hedge { age_ms }),
-        2 => (0..20_u64).prop_map(|ms| Step::Wait { ms }),
+        8 => (0..8_u64).prop_map(|age_ms| Step::Hedge { age_ms }),
+        3 => (0..20_u64).prop_map(|ms| Step::Wait { ms }),
         1 => (5..100_u64).prop_map(|age_ms| Step::Expire { age_ms }),
         40 => (any::<usize>(), replica(), event()).prop_map(|(l, r, e)| Step::On(l, r, e)),
         1 => replica().prop_map(Step::Kill),
         1 => (replica(), any::<usize>()).prop_map(|(replica, which)| Step::Lose { replica, which }),
         1 => (replica(), status).prop_map(|(replica, status)| Step::RefuseNext { replica, status }),
-        1 => replica().prop_map(Step::DamageNext),
+        2 => replica().prop_map(Step::DamageNext),
         5 => (0..CLUSTERS).prop_map(|cluster| Step::Resync { cluster }),
     ]
 }
@@ -60,7 +79,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
 }
 
 proptest! {
-    #![proptest_config(config(600))]
+    #![proptest_config(config(400))]
 
     #[test]
     fn two_servers_lose_nothing_that_one_has(
@@ -72,6 +91,25 @@ proptest! {
         steps in prop::collection::vec(step(), 1..400),
     ) {
         let mut world = World::new(lanes, capacity, window, trouble, strict);
+        for step in &steps {
+            world.step(step);
+        }
+        world.settle();
+    }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn loads_asked_of_both_are_filled_by_one(steps in prop::collection::vec(load_step(), 1..300)) {
+        let mut world = World::new(1, 1000, 64, Trouble::Any, false);
+        for slot in 0..24 {
+            world.step(&Step::Store { slot });
+            if slot % 8 == 7 {
+                world.settle();
+            }
+        }
         for step in &steps {
             world.step(step);
         }

@@ -76,6 +76,18 @@ fn a_store_that_one_refuses_is_refused_once_the_other_has_answered() {
 }
 
 #[test]
+fn a_store_that_one_has_refused_does_not_wait_for_one_that_goes() {
+    for (lost, kept) in [(Primary, Mirror), (Mirror, Primary)] {
+        let mut b = bench(&BOTH);
+        b.store(1).unwrap();
+        b.nak(kept, 1, Status::Full);
+        assert_eq!(b.disconnect(lost), [refused(1, Status::Full)]);
+        // It is forgotten on both.
+        assert_eq!(b.fell(), []);
+    }
+}
+
+#[test]
 fn when_one_goes_the_other_carries_on_at_once() {
     for (lost, kept) in [(Primary, Mirror), (Mirror, Primary)] {
         let mut b = bench(&BOTH);
@@ -163,8 +175,9 @@ fn one_that_has_what_the_other_lacks_is_not_left_behind() {
     assert_eq!(b.ack(Primary, 1), [stored(1)]);
 
     b.store(2).unwrap();
-    assert_eq!(b.ack(Mirror, 2), []);
     b.disconnect(Primary);
+    assert_eq!(b.expire_stores(u64::MAX), []);
+    assert_eq!(b.ack(Mirror, 2), []);
     assert_eq!(b.expire_stores(u64::MAX), [expired(2)]);
     assert_eq!(b.fell(), []);
 }
@@ -175,6 +188,12 @@ fn a_store_that_only_one_that_is_behind_by_now_has_acknowledged_fails() {
     b.standing(Whole, Behind);
     b.store(1).unwrap();
     b.standing(Behind, Whole);
+    assert_eq!(b.ack(Primary, 1), [expired(1)]);
+
+    let mut b = bench(&BOTH);
+    b.store(1).unwrap();
+    assert_eq!(b.ack(Mirror, 1), []);
+    b.standing(Behind, Behind);
     assert_eq!(b.ack(Primary, 1), [expired(1)]);
 }
 
