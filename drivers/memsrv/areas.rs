@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Which slots the server holds: one bit each, in clusters of 512, in chunks made when needed.
+//! Which slots the servers hold: one bit each, in clusters of 512, in chunks made when needed.
+//!
+//! With a mirror, a cluster has a bit for each server besides, which says that this one may lack some of
+//! the cluster's pages or hold old ones of them. It is changed under the lock of the cluster's lane, or
+//! while no server of that life is connected.
 //!
 //! Everything is read and changed without a lock, by atomic operations, because the hooks run under
 //! the swap cluster's lock and in ftrace handlers. That is enough: a slot whose folio is locked or
@@ -10,6 +14,7 @@
 //! A cluster with a bit set, or with a store admitted, holds a reference on the module: `rmmod` says
 //! "in use" as long as there is a page away.
 
+use super::engine::{Clusters, Replica, Standing};
 use super::platform::{atomic, sys::ModulePin};
 use super::protocol::{Slot, CLUSTER_SLOTS};
 use kernel::{
@@ -36,8 +41,10 @@ const AREA_SHIFT: u32 = 48;
 type Bits = [Atomic<u64>; 8];
 
 struct Chunk {
-    /// Clusters of which a slot was freed since the server was last told.
-    flags: Atomic<u64>,
+    /// Clusters of which a slot was freed since the server was last told; for each server.
+    flags: [Atomic<u64>; 2],
+    /// Clusters for which the server is behind.
+    behind: [Atomic<u64>; 2],
     /// A page of them.
     bits: KVec<Bits>,
     /// For each cluster how many bits are set, or about to be (admitted).
@@ -77,8 +84,19 @@ pub(crate) struct Cleared {
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
     module: ModulePin,
+    mirrored: bool,
     /// Bits set in all.
     present: Atomic<u64>,
+    /// Clusters for which a server is behind.
+    behind: [Atomic<u64>; 2],
+}
+
+/// A replica's place in a pair.
+pub(crate) fn index(replica: Replica) -> usize {
+    match replica {
+        Replica::Primary => 0,
+        Replica::Mirror => 1,
+    }
 }
 
 /// A slot's place: area, chunk in it, cluster in that, bit in that.
@@ -108,13 +126,18 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
         bits.push([const { Atomic::new(0) }; 8], GFP_KERNEL)?;
         used.push(Atomic::new(0), GFP_KERNEL)?;
     }
-    let flags = Atomic::new(0);
-    KBox::new(Chunk { flags, bits, used }, GFP_KERNEL)
+    let chunk = Chunk {
+        flags: [const { Atomic::new(0) }; 2],
+        behind: [const { Atomic::new(0) }; 2],
+        bits,
+        used,
+    };
+    KBox::new(chunk, GFP_KERNEL)
 }
 
 impl Areas {
-    /// No slots.
-    pub(crate) fn new(module: ModulePin) -> Result<Self> {
+    /// No slots; on one server or on two.
+    pub(crate) fn new(module: ModulePin, mirrored: bool) -> Result<Self> {
         let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
         for _ in 0..AREAS {
             areas.push(SetOnce::new(), GFP_KERNEL)?;
@@ -122,7 +145,9 @@ impl Areas {
         Ok(Self {
             areas,
             module,
+            mirrored,
             present: Atomic::new(0),
+            behind: [const { Atomic::new(0) }; 2],
         })
     }
 
@@ -243,7 +268,11 @@ impl Areas {
             return Cleared::default();
         }
         let flag = 1 << at.cluster;
-        let flagged = atomic::set(&chunk.flags, flag) & flag != 0;
+        let [primary, mirror] = &chunk.flags;
+        let mut flagged = atomic::set(primary, flag) & flag != 0;
+        if self.mirrored {
+            flagged &= atomic::set(mirror, flag) & flag != 0;
+        }
         self.present.fetch_sub(u64::from(cleared), Relaxed);
         self.unclaim(cluster, cleared);
         Cleared {
@@ -267,23 +296,83 @@ impl Areas {
         u16::try_from(count).unwrap_or(u16::MAX)
     }
 
-    /// The slots of a cluster that the server need not hold.
-    pub(crate) fn absent(&self, slot: u64) -> [u64; 8] {
-        match self.cluster(place(slot)) {
+    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it.
+    ///
+    /// Where those are all of them, the server is no longer behind: what it has of old ones goes with this
+    /// FREE, and each store to come is behind that in its stream.
+    pub(crate) fn absent(&self, replica: Replica, slot: u64) -> [u64; 8] {
+        let at = place(slot);
+        let absent: [u64; 8] = match self.cluster(at) {
             Some(cluster) => core::array::from_fn(|i| match cluster.bits.get(i) {
                 Some(word) => !word.load(Relaxed),
                 None => 0,
             }),
             None => [0; 8],
+        };
+        if absent == [u64::MAX; 8] {
+            self.set_behind(replica, at, false);
+        }
+        absent
+    }
+
+    fn set_behind(&self, replica: Replica, at: Place, on: bool) {
+        let number = index(replica);
+        let (Some(chunk), Some(count)) = (self.chunk(at), self.behind.get(number)) else {
+            return;
+        };
+        let (Some(behind), Some(flags)) = (chunk.behind.get(number), chunk.flags.get(number))
+        else {
+            return;
+        };
+        let bit = 1 << at.cluster;
+        if on {
+            // The FREE that may make it whole again.
+            atomic::set(flags, bit);
+            if atomic::set(behind, bit) & bit == 0 {
+                count.fetch_add(1u64, Relaxed);
+            }
+        } else if behind.load(Relaxed) & bit != 0 && atomic::clear(behind, bit) & bit != 0 {
+            count.fetch_sub(1u64, Relaxed);
         }
     }
 
-    /// Takes the flags of the clusters that `mine` (by the cluster's number in its area) says, and
+    /// For how many clusters a server is behind.
+    pub(crate) fn behind(&self, replica: Replica) -> u64 {
+        self.behind
+            .get(index(replica))
+            .map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// A server has lost its pages: it is behind where the other has them all. Where that has not, the
+    /// lost pages are nowhere, and this one says so (NOT_FOUND), which is an error and no other bytes.
+    pub(crate) fn lost(&self, replica: Replica) {
+        for (area, chunks) in (0u64..).zip(&self.areas) {
+            let Some(chunks) = chunks.as_ref() else {
+                continue;
+            };
+            for (number, chunk) in (0u64..).zip(chunks.iter()) {
+                let Some(chunk) = chunk.as_ref() else {
+                    continue;
+                };
+                for (cluster, used) in (0u64..).zip(&chunk.used) {
+                    let cluster = number * CHUNK_CLUSTERS + cluster;
+                    let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
+                    let other_is_whole =
+                        self.standing(replica.other(), Slot(slot)) == Standing::Whole;
+                    let behind = self.mirrored && used.load(Relaxed) > 0 && other_is_whole;
+                    self.set_behind(replica, place(slot), behind);
+                }
+            }
+        }
+    }
+
+    /// Takes a server's flags of the clusters that `mine` (by the cluster's number in its area) says, and
     /// calls `free` with the first slot of each; where it returns false the flag stays, and the rest.
     ///
     /// Returns whether all were taken.
     pub(crate) fn take_flagged(
         &self,
+        replica: Replica,
         mine: impl Fn(u64) -> bool,
         mut free: impl FnMut(u64) -> bool,
     ) -> bool {
@@ -295,7 +384,10 @@ impl Areas {
                 let Some(chunk) = chunk.as_ref() else {
                     continue;
                 };
-                let mut left = chunk.flags.load(Relaxed);
+                let Some(flags) = chunk.flags.get(index(replica)) else {
+                    continue;
+                };
+                let mut left = flags.load(Relaxed);
                 while left != 0 {
                     let bit = left.trailing_zeros();
                     left &= left - 1;
@@ -304,13 +396,13 @@ impl Areas {
                         continue;
                     }
                     // Before the bits are looked at: what is freed later flags it anew.
-                    atomic::clear(&chunk.flags, 1 << bit);
+                    atomic::clear(flags, 1 << bit);
                     let Ok(area) = u64::try_from(area) else {
                         continue;
                     };
                     let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
                     if !free(slot) {
-                        atomic::set(&chunk.flags, 1 << bit);
+                        atomic::set(flags, 1 << bit);
                         return false;
                     }
                 }
@@ -339,6 +431,25 @@ impl Areas {
             }
         }
         wiped
+    }
+}
+
+impl Clusters for Areas {
+    fn standing(&self, replica: Replica, slot: Slot) -> Standing {
+        let at = place(slot.0);
+        let behind = self
+            .chunk(at)
+            .and_then(|chunk| chunk.behind.get(index(replica)))
+            .is_some_and(|behind| behind.load(Relaxed) & 1 << at.cluster != 0);
+        if behind {
+            Standing::Behind
+        } else {
+            Standing::Whole
+        }
+    }
+
+    fn fell_behind(&self, replica: Replica, slot: Slot) {
+        self.set_behind(replica, place(slot.0), true);
     }
 }
 

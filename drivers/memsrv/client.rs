@@ -3,7 +3,7 @@
 //! What the hooks decide: which folio goes to the server, and which comes from there.
 
 use super::areas::NoPlace;
-use super::link::{event, Link};
+use super::lane::Lane;
 use super::maker::Maker;
 use super::platform::{
     folio::{FolioView, LoadingFolio, StoringFolio},
@@ -25,7 +25,7 @@ use kernel::{
 /// The swap path's other end.
 pub(crate) struct Client {
     shared: Arc<Shared>,
-    links: KVec<Arc<Link>>,
+    lanes: KVec<Arc<Lane>>,
     maker: Arc<Maker>,
     /// Off until all hooks are there, and again when they are about to go.
     accepting: Atomic<bool>,
@@ -34,11 +34,11 @@ pub(crate) struct Client {
 static TARGET: Target<Client> = Target::new();
 
 impl Client {
-    /// With links that are up.
-    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>, maker: Arc<Maker>) -> Self {
+    /// With lanes whose links are up.
+    pub(crate) fn new(shared: Arc<Shared>, lanes: KVec<Arc<Lane>>, maker: Arc<Maker>) -> Self {
         Self {
             shared,
-            links,
+            lanes,
             maker,
             accepting: Atomic::new(false),
         }
@@ -49,15 +49,15 @@ impl Client {
         self.accepting.store(on, Relaxed);
     }
 
-    /// The link of a slot: all slots of a swap cluster go by one, so that a folio, its answers and
+    /// The lane of a slot: all slots of a swap cluster go by one, so that a folio, its answers and
     /// the kernel's readahead stay together.
-    fn link(&self, slot: u64) -> Option<&Arc<Link>> {
-        // The area's number is a multiple of any cluster's: it does not matter here, and the links
+    fn lane(&self, slot: u64) -> Option<&Arc<Lane>> {
+        // The area's number is a multiple of any cluster's: it does not matter here, and the lanes
         // count clusters in an area.
         let cluster = (slot & ((1 << 48) - 1)) / u64::from(CLUSTER_SLOTS);
-        let links = u64::try_from(self.links.len()).ok()?;
-        self.links
-            .get(usize::try_from(cluster.checked_rem(links)?).ok()?)
+        let lanes = u64::try_from(self.lanes.len()).ok()?;
+        self.lanes
+            .get(usize::try_from(cluster.checked_rem(lanes)?).ok()?)
     }
 
     fn admission(&self, slot: u64, pages: u16) -> Result<(), Refusal> {
@@ -65,7 +65,7 @@ impl Client {
         if !self.accepting.load(Relaxed) || shared.frozen.load(Relaxed) {
             return Err(Refusal::Off);
         }
-        if !self.link(slot).is_some_and(|link| link.is_up()) {
+        if !self.lane(slot).is_some_and(|lane| lane.takes(slot)) {
             return Err(Refusal::Link);
         }
         if shared.is_full(pages) {
@@ -97,8 +97,8 @@ impl Client {
     fn forget(&self, slot: u64, pages: u16) -> u64 {
         let cleared = self.shared.areas.clear(slot, pages);
         if cleared.tell {
-            if let Some(link) = self.link(slot) {
-                link.bell.ring(event::FREE);
+            if let Some(lane) = self.lane(slot) {
+                lane.tell_freed();
             }
         }
         cleared.pages
@@ -147,23 +147,23 @@ impl SwapHooks for Client {
         if left > 0 {
             pr_warn!("swap area {area} went with {left} slots still marked\n");
             self.shared.counters.leftover_slots.add(left);
-            for link in &self.links {
-                link.bell.ring(event::FREE);
+            for lane in &self.lanes {
+                lane.tell_freed();
             }
         }
     }
 
     fn store(&self, folio: StoringFolio) {
-        if let Some(link) = self.link(folio.slot()) {
-            link.store(&folio);
+        if let Some(lane) = self.lane(folio.slot()) {
+            lane.store(&folio);
         }
     }
 
     fn load(&self, folio: LoadingFolio) {
         let (slot, pages) = (folio.slot(), folio.pages());
         let ours = self.shared.areas.count(slot, pages);
-        match self.link(slot) {
-            Some(link) if ours == pages && Slot(slot).run_fits(pages) => link.load(folio),
+        match self.lane(slot) {
+            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio),
             // A large folio that is partly elsewhere was begun before the hooks stood; the kernel
             // keeps to single pages since.
             _ => {
@@ -180,7 +180,7 @@ impl PowerHooks for Client {
         shared.frozen.store(true, Relaxed);
         let until = sys::now_ms().saturating_add(shared.config.store_ms);
         // Stores that were admitted count as used; frees that are asked see the flag under the lock.
-        while shared.pool.used() > 0 || self.links.iter().any(|link| link.frees_in_flight()) {
+        while shared.pool.used() > 0 || self.lanes.iter().any(|lane| lane.frees_in_flight()) {
             if sys::now_ms() > until {
                 pr_err!("cannot hibernate: the server does not acknowledge what it was sent; try again when it is back, or swapoff first\n");
                 return false;
@@ -192,16 +192,18 @@ impl PowerHooks for Client {
 
     fn thaw(&self) {
         self.shared.frozen.store(false, Relaxed);
-        for link in &self.links {
-            link.bell.ring(event::FREE);
+        for lane in &self.lanes {
+            lane.tell_freed();
         }
     }
 
     fn leave(&self) {
         self.accept(false);
         // The first, which says goodbye for all, is the last to go.
-        for link in self.links.iter().rev() {
-            link.leave();
+        for lane in self.lanes.iter().rev() {
+            for replica in self.shared.config.replicas() {
+                lane.part(replica).leave();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 //! The module's parameters, checked; a wrong one ends `insmod` with one line that says what to do.
 
+use super::engine::Replica;
 use super::platform::{params, sys};
 use super::protocol::{Name, DEFAULT_PORT, MAX_STREAMS};
 use core::net::SocketAddr;
@@ -22,6 +23,11 @@ const MAX_TABLES: u64 = 1 << 19;
 /// The most pages that may be in flight: 256 MiB.
 const MAX_INFLIGHT: u32 = 65536;
 
+/// A server that owes an answer and says nothing for so long is given up, in milliseconds; sooner where
+/// another one has the pages.
+const SILENCE_MS: u32 = 5000;
+const MIRRORED_SILENCE_MS: u32 = 1000;
+
 /// A server's address.
 #[derive(Clone, Copy)]
 pub(crate) struct Server(pub(crate) SocketAddr);
@@ -36,6 +42,10 @@ impl kernel::fmt::Display for Server {
 pub(crate) struct Config {
     /// The server's address.
     pub(crate) server: Server,
+    /// The mirror's address, if there is one.
+    pub(crate) mirror: Option<Server>,
+    /// Whether a page that only one of the two servers would hold is not taken.
+    pub(crate) mirror_strict: bool,
     /// Who this client is.
     pub(crate) client: Name,
     /// Which of the client's sets of slots.
@@ -50,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) hold_ms: u64,
     /// After how many milliseconds of silence a server that owes an answer is given up.
     pub(crate) silence_ms: u64,
+    /// After how many milliseconds a load is asked of the other server, too.
+    pub(crate) hedge_ms: u64,
     /// Whether the server's copy of a page outlives the page's return.
     pub(crate) keep_clean: bool,
 }
@@ -61,10 +73,27 @@ impl Config {
     ///
     /// `EINVAL`, after a line in the log.
     pub(crate) fn from_params() -> Result<Self> {
-        if !params::mirror().is_empty() {
-            pr_err!("mirror= is not in this version: pages would be on one server only; load without it\n");
-            return Err(EOPNOTSUPP);
+        let server = address("server", params::server())?;
+        let mirror = if params::mirror().is_empty() {
+            None
+        } else {
+            Some(address("mirror", params::mirror())?)
+        };
+        if mirror.is_some_and(|mirror| mirror.0 == server.0) {
+            pr_err!(
+                "server= and mirror= are both {server}: two copies there are no better than one\n"
+            );
+            return Err(EINVAL);
         }
+        if mirror.is_none() && params::mirror_strict() {
+            pr_err!("mirror_strict=1 without mirror=HOST[:PORT]: give both or none\n");
+            return Err(EINVAL);
+        }
+        let silence_ms = match (params::silence_ms(), mirror) {
+            (0, None) => SILENCE_MS,
+            (0, Some(_)) => MIRRORED_SILENCE_MS,
+            (n, _) => n,
+        };
         let connections = match params::connections() {
             0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
             n => n,
@@ -81,7 +110,9 @@ impl Config {
             return Err(EINVAL);
         }
         Ok(Self {
-            server: server(params::server())?,
+            server,
+            mirror,
+            mirror_strict: params::mirror_strict(),
             client: client()?,
             region: name("region", params::region())?,
             connections: u16::try_from(between(
@@ -93,9 +124,26 @@ impl Config {
             inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
             store_ms: u64::from(between("store_ms", params::store_ms(), 1000, 600_000)?),
             hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
-            silence_ms: u64::from(between("silence_ms", params::silence_ms(), 100, 600_000)?),
+            silence_ms: u64::from(between("silence_ms", silence_ms, 100, 600_000)?),
+            hedge_ms: u64::from(between("hedge_ms", params::hedge_ms(), 1, 600_000)?),
             keep_clean: params::keep_clean(),
         })
+    }
+}
+
+impl Config {
+    /// The replicas that there are, the primary first.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = Replica> {
+        let count = if self.mirror.is_some() { 2 } else { 1 };
+        Replica::BOTH.into_iter().take(count)
+    }
+
+    /// A replica's address.
+    pub(crate) fn address(&self, replica: Replica) -> Server {
+        match (replica, self.mirror) {
+            (Replica::Mirror, Some(mirror)) => mirror,
+            _ => self.server,
+        }
     }
 }
 
@@ -126,15 +174,15 @@ fn client() -> Result<Name> {
     })
 }
 
-fn server(given: &CStr) -> Result<Server> {
+fn address(what: &str, given: &CStr) -> Result<Server> {
     let text = given.to_str().unwrap_or("");
     if text.is_empty() {
-        pr_err!("no server given: load the module with server=HOST[:PORT]\n");
+        pr_err!("no {what} given: load the module with {what}=HOST[:PORT]\n");
         return Err(EINVAL);
     }
     parse_server(text).map(Server).ok_or_else(|| {
         pr_err!(
-            "server={given} is no address: give an IPv4 address like 10.0.0.2 or 10.0.0.2:{port}, \
+            "{what}={given} is no address: give an IPv4 address like 10.0.0.2 or 10.0.0.2:{port}, \
              or an IPv6 address in brackets like [fd00::2]:{port}; the port is 1 to 65535\n",
             port = DEFAULT_PORT
         );

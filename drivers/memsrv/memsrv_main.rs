@@ -3,7 +3,7 @@
 //! memsrv: this machine's swapped pages live in another machine's RAM.
 //!
 //! The module hooks the kernel's swap path (`platform::hook`), keeps one bit for each page that the
-//! server holds (`areas`), and sends and fetches pages over a few TCP connections (`link`). The wire
+//! server holds (`areas`), and sends and fetches pages over a few TCP connections (`lane`). The wire
 //! format (`protocol`) and the order of operations (`engine`) are shared with user space.
 //! `Documentation/design` tells how it all fits together.
 
@@ -21,6 +21,7 @@ mod protocol;
 mod areas;
 mod client;
 mod config;
+mod lane;
 mod link;
 mod maker;
 mod pool;
@@ -39,6 +40,7 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
+use lane::Lane;
 use link::Link;
 use maker::Maker;
 use platform::{
@@ -71,7 +73,7 @@ struct Memsrv {
 impl kernel::Module for Memsrv {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let config = Config::from_params()?;
-        let areas = Areas::new(ModulePin::new(module))?;
+        let areas = Areas::new(ModulePin::new(module), config.mirror.is_some())?;
         let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
         // Areas that are on already: nobody tells which, so the first two are taken to be as large as
         // all that is free. What is missing all the same is made when it is first asked for.
@@ -82,25 +84,28 @@ impl kernel::Module for Memsrv {
             }
         }
 
-        let mut links = KVec::new();
+        let mut lanes = KVec::new();
         let mut threads = KVec::new();
         for number in 0..shared.config.connections {
-            let link = Link::new(shared.clone(), number)?;
-            threads.push(
-                Thread::start(session::THREAD_NAME, link.clone())?,
-                GFP_KERNEL,
-            )?;
-            // One after the other: the first opens the session that the others join, and says what
-            // is wrong for all.
-            if let Err(error) = link.wait_first() {
-                stop(threads);
-                return Err(error);
+            let lane = Lane::new(shared.clone(), number)?;
+            for replica in shared.config.replicas() {
+                let link = Link::new(lane.clone(), replica)?;
+                threads.push(
+                    Thread::start(session::THREAD_NAME, link.clone())?,
+                    GFP_KERNEL,
+                )?;
+                // One after the other: a server's first opens the session that the others join, and says
+                // what is wrong for all.
+                if let Err(error) = link.wait_first() {
+                    stop(threads);
+                    return Err(error);
+                }
             }
-            links.push(link, GFP_KERNEL)?;
+            lanes.push(lane, GFP_KERNEL)?;
         }
         let maker = Maker::new(shared.clone())?;
         let maker_thread = Thread::start(c"memsrv-maker", maker.clone())?;
-        let client = Client::new(shared.clone(), copy(&links)?, maker);
+        let client = Client::new(shared.clone(), copy(&lanes)?, maker);
         let client = Arc::new(client, GFP_KERNEL)?;
         let hooks = match Registration::new(client.clone()) {
             Ok(hooks) => hooks,
@@ -112,7 +117,7 @@ impl kernel::Module for Memsrv {
         };
         let stats = KBox::pin_init(
             debugfs::Scope::dir(
-                Report::new(shared.clone(), links),
+                Report::new(shared.clone(), lanes),
                 c"memsrv",
                 |report, dir| {
                     dir.read_callback_file(c"stats", report, &Report::write);
@@ -122,12 +127,17 @@ impl kernel::Module for Memsrv {
         )?;
         let power = Power::new(client.clone())?;
         client.accept(true);
-        pr_info!(
-            "swapping to {}, {} connections, {} pages granted\n",
-            shared.config.server,
-            shared.config.connections,
-            shared.granted(),
-        );
+        let (connections, granted) = (shared.config.connections, shared.granted());
+        match shared.config.mirror {
+            None => pr_info!(
+                "swapping to {}, {connections} connections, {granted} pages granted\n",
+                shared.config.server
+            ),
+            Some(mirror) => pr_info!(
+                "swapping to {} and {mirror}, {connections} connections to each, {granted} pages granted\n",
+                shared.config.server
+            ),
+        }
         Ok(Self {
             _stats: stats,
             power: Some(power),
@@ -158,10 +168,10 @@ fn stop(mut threads: KVec<Thread<Link>>) {
     }
 }
 
-fn copy(links: &KVec<Arc<Link>>) -> Result<KVec<Arc<Link>>> {
-    let mut all = KVec::with_capacity(links.len(), GFP_KERNEL)?;
-    for link in links {
-        all.push(link.clone(), GFP_KERNEL)?;
+fn copy(lanes: &KVec<Arc<Lane>>) -> Result<KVec<Arc<Lane>>> {
+    let mut all = KVec::with_capacity(lanes.len(), GFP_KERNEL)?;
+    for lane in lanes {
+        all.push(lane.clone(), GFP_KERNEL)?;
     }
     Ok(all)
 }

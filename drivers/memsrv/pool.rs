@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The copies of pages that are on their way to the server: a fixed number, shared by all links.
+//! The copies of pages that are on their way to the server: a fixed number, shared by all lanes.
 //!
 //! Admission reserves as many as a folio has pages, in the ftrace handler, by one atomic operation;
 //! the store that follows then takes their numbers from the free list, which holds at least as many
-//! as are reserved. Lock order: a link's state, then the free list.
+//! as are reserved. Lock order: a lane's state, then the free list.
 
 use super::platform::{atomic, page::Buffers};
 use kernel::{

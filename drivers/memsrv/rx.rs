@@ -5,12 +5,14 @@
 //! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
 //! nothing, closes nothing; what is left to do it asks of the thread.
 
-use super::engine::{Event, Fault, LoadError, Receiver, StoreError, Want};
-use super::link::{event, Link, State};
+use super::engine::{Completion, Event, Fault, LoadError, Receiver, Replica, StoreError, Want};
+use super::lane::{Lane, State};
+use super::link::{event, Link};
 use super::platform::{
     socket::{Received, SocketOwner},
     sys, //
 };
+use super::pool::Pool;
 use super::protocol::{Message, Slot, Status, Tag};
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
@@ -21,7 +23,8 @@ use kernel::{
 /// State of the receiving side.
 pub(crate) struct Rx {
     receiver: Receiver,
-    /// The folio that the page being received belongs to, out of the table meanwhile.
+    /// The folio that the page being received belongs to, out of the table meanwhile; none if the page is
+    /// of no use any more.
     filling: Option<Filling>,
 }
 
@@ -66,21 +69,21 @@ impl SocketOwner for Link {
     type Rx = Rx;
 
     fn receive(&self, rx: &mut Rx, data: &mut Received<'_>) -> Result {
-        self.heard_ms.store(sys::now_ms(), Relaxed);
+        self.part().heard_ms.store(sys::now_ms(), Relaxed);
         let result = self.bytes(rx, data);
         if result.is_err() {
-            self.bell.ring(event::BROKEN);
+            self.part().bell.ring(event::BROKEN);
         }
         result
     }
 
     fn writable(&self) {
-        self.bell.ring(event::SEND);
+        self.part().bell.ring(event::SEND);
     }
 
     fn broken(&self) {
-        self.up.store(false, Relaxed);
-        self.bell.ring(event::BROKEN);
+        self.part().up.store(false, Relaxed);
+        self.part().bell.ring(event::BROKEN);
     }
 }
 
@@ -89,12 +92,14 @@ impl Link {
         while data.len() > 0 {
             let n = match rx.receiver.want() {
                 Want::Header(to) => data.copy_to(to)?,
-                Want::Page { offset, len } => {
-                    let filling = rx.filling.as_mut().ok_or(EPROTO)?;
-                    let page = filling.entry.folio.page_mut(filling.index);
-                    let end = offset.saturating_add(len);
-                    data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
-                }
+                Want::Page { offset, len } => match rx.filling.as_mut() {
+                    Some(filling) => {
+                        let page = filling.entry.folio.page_mut(filling.index);
+                        let end = offset.saturating_add(len);
+                        data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
+                    }
+                    None => data.skip(len),
+                },
                 Want::Skip(n) => data.skip(n),
             };
             if n == 0 {
@@ -104,11 +109,7 @@ impl Link {
                 Ok(None) => {}
                 Ok(Some(event)) => self.event(rx, event)?,
                 Err(error) => {
-                    ratelimited!(
-                        pr_err,
-                        "link {}: the server broke the protocol: {error:?}\n",
-                        self.number
-                    );
+                    ratelimited!(pr_err, "{self}: the server broke the protocol: {error:?}\n");
                     return Err(EPROTO);
                 }
             }
@@ -126,61 +127,69 @@ impl Link {
             Ok(()) => Ok(()),
             Err(Trouble::Again) => Err(EAGAIN),
             Err(Trouble::Fault(fault)) => {
-                ratelimited!(
-                    pr_err,
-                    "link {}: the server broke the protocol: {fault:?}\n",
-                    self.number
-                );
+                ratelimited!(pr_err, "{self}: the server broke the protocol: {fault:?}\n");
                 Err(EPROTO)
             }
         }
     }
 
     fn page_begin(&self, rx: &mut Rx, tag: Tag, slot: Slot) -> Result<(), Trouble> {
-        let mut state = self.state.lock();
-        let State { stream, table, .. } = &mut *state;
-        let target = stream.page(tag, slot)?;
-        rx.filling = table.lend(target.token).map(|entry| Filling {
-            number: target.token,
-            index: target.index,
-            entry,
-        });
+        let mut state = self.lane.state.lock();
+        let State { streams, table, .. } = &mut *state;
+        rx.filling = match streams.page(self.replica, tag, slot)? {
+            Some(target) => table.lend(target.token).map(|entry| Filling {
+                number: target.token,
+                index: target.index,
+                entry,
+            }),
+            None => None,
+        };
         Ok(())
     }
 
     fn page_end(&self, rx: &mut Rx, tag: Tag, slot: u64, crc: u32) -> Result<(), Trouble> {
-        let Some(mut filling) = rx.filling.take() else {
-            return Ok(());
-        };
-        let good = sys::crc32c(slot, filling.entry.folio.page_mut(filling.index)) == crc;
-        let again = !good && filling.entry.may_try_again();
-        if !good {
-            ratelimited!(pr_err, "slot {slot:#x} came back damaged (checksum)\n");
+        let mut filling = rx.filling.take();
+        let mut result = Ok(());
+        let mut again = false;
+        if let Some(filling) = filling.as_mut() {
+            if sys::crc32c(slot, filling.entry.folio.page_mut(filling.index)) != crc {
+                ratelimited!(
+                    pr_err,
+                    "{self}: slot {slot:#x} came back damaged (checksum)\n"
+                );
+                result = Err(LoadError::Checksum);
+                // With a mirror, that is asked.
+                again = self.lane.shared.config.mirror.is_none() && filling.entry.may_try_again();
+            }
         }
-        let result = if good {
-            Ok(())
-        } else {
-            Err(LoadError::Checksum)
-        };
-        self.change(|state| {
-            let State { stream, table, .. } = state;
-            table.give_back(filling.number, filling.entry);
+        let more = self.lane.change(|state| {
+            let State { streams, table, .. } = state;
+            if let Some(filling) = filling {
+                table.give_back(filling.number, filling.entry);
+            }
             if again {
                 // On a new connection it is asked anew: the damage may have come on the way.
                 return Err(Trouble::Again);
             }
-            if let Some(completion) = stream.page_done(tag, result)? {
-                table.complete(completion, &self.shared.pool);
+            let areas = &self.lane.shared.areas;
+            let ended = streams.page_done(self.replica, tag, result, areas, sys::now_ms())?;
+            if let Some(completion) = ended {
+                state.complete(completion, self.replica, &self.lane.shared.pool);
             }
-            Ok(())
-        })
+            Ok(state.streams.has_output(self.replica.other()))
+        })?;
+        if more {
+            self.lane.part(self.replica.other()).bell.ring(event::SEND);
+        }
+        Ok(())
     }
 
     fn message(&self, message: Message) -> Result<(), Trouble> {
+        let lane = &self.lane;
         if let Message::Notice { status, .. } = message {
-            ratelimited!(pr_info, "the server says: {}\n", status.as_str());
+            ratelimited!(pr_info, "{self}: the server says: {}\n", status.as_str());
         }
-        if let Message::NoPage { status, .. } = message {
+        if let (Message::NoPage { status, .. }, None) = (message, lane.shared.config.mirror) {
             // Only these say that the page is gone; after anything else it is asked for again.
             if !matches!(status, Status::NotFound | Status::BadChecksum) {
                 ratelimited!(pr_err, "a load was refused: {}\n", status.as_str());
@@ -188,25 +197,44 @@ impl Link {
             }
         }
         let frees = matches!(message, Message::Ack { .. });
-        let (result, more) = self.change(|state| {
-            let State { stream, table, .. } = state;
-            let result = stream.message(message, &mut |completion| {
-                table.complete(completion, &self.shared.pool);
-            });
-            (result, stream.has_output())
+        let result = lane.change(|state| {
+            let State { streams, table, .. } = state;
+            let (areas, pool) = (&lane.shared.areas, &lane.shared.pool);
+            let result =
+                streams.message(self.replica, message, areas, sys::now_ms(), &mut |ended| {
+                    table.complete(ended, pool);
+                });
+            // An ACK makes room for a window that was used up; a load may have gone to the other server.
+            lane.tell_output(streams);
+            result
         });
-        // An ACK makes room: for a window that was used up, and for frees that had none.
-        if more {
-            self.bell.ring(event::SEND);
-        }
-        if frees && self.frees_wait.load(Relaxed) {
-            self.bell.ring(event::FREE);
+        if frees && self.part().frees_wait.load(Relaxed) {
+            self.part().bell.ring(event::FREE);
         }
         Ok(result?)
     }
 }
 
-impl Link {
+impl State {
+    /// The engine says that something has ended, by an answer of that server.
+    fn complete(&mut self, ended: Completion<u32, u32>, by: Replica, pool: &Pool) {
+        if let (
+            Completion::Load {
+                token,
+                result: Ok(()),
+            },
+            Replica::Mirror,
+            true,
+        ) = (ended, by, self.failing_over)
+        {
+            self.failing_over = false;
+            self.table.failed_over(token);
+        }
+        self.table.complete(ended, pool);
+    }
+}
+
+impl Lane {
     /// Tells the kernel what has ended, one after the other, without the lock.
     ///
     /// Not inlined: this runs at the bottom of a reclaiming task's stack, below TCP, and the frames of
@@ -254,7 +282,7 @@ impl Link {
                 }
                 // The bits first: the folio may be stored anew as soon as its writeback ends.
                 if self.shared.areas.clear(group.slot, group.pages).tell {
-                    self.bell.ring(event::FREE);
+                    self.tell_freed();
                 }
                 group.folio.failed();
             }

@@ -13,7 +13,10 @@
 //! While down, stores end after `store_ms` and loads after `hold_ms`; what is left when the link is
 //! up again is sent again, in order.
 
-use super::link::{event, Link, State};
+use super::config::{Config, Server};
+use super::engine::Replica;
+use super::lane::State;
+use super::link::{event, Link};
 use super::platform::{
     socket::Connection,
     sys,
@@ -78,7 +81,8 @@ impl NoSession {
 
     /// One line that says what happened and what to do.
     fn log(&self, link: &Link) {
-        let server = link.shared.config.server;
+        let config = &link.lane.shared.config;
+        let server = config.address(link.replica);
         match self {
             NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
                 "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
@@ -97,8 +101,8 @@ impl NoSession {
             ),
             NoSession::Refused(Status::Busy) => pr_err!(
                 "server {server} says that client {} is connected already with region {}; give this one another client= or region= name\n",
-                link.shared.config.client.as_str(),
-                link.shared.config.region.as_str()
+                config.client.as_str(),
+                config.region.as_str()
             ),
             NoSession::Refused(status) => pr_err!(
                 "server {server} refuses the session: {}; see the server's log\n",
@@ -151,10 +155,11 @@ impl ThreadMain for Link {
 
     fn main(self: Arc<Self>) {
         let mut session = Session::new();
-        self.bell.ring(event::WATCH);
+        let part = self.part();
+        part.bell.ring(event::WATCH);
         loop {
-            let events = self.bell.wait(self.timeout(&session));
-            if should_stop() || self.leaving.load(Relaxed) {
+            let events = part.bell.wait(self.timeout(&session));
+            if should_stop() || part.leaving.load(Relaxed) {
                 break;
             }
             if self.connected() {
@@ -164,36 +169,48 @@ impl ThreadMain for Link {
             }
         }
         self.close();
-        self.left.complete_all();
+        part.left.complete_all();
     }
 
     fn bell(&self) -> &Bell {
-        &self.bell
+        &self.part().bell
     }
 }
 
 impl Link {
+    fn config(&self) -> &Config {
+        &self.lane.shared.config
+    }
+
+    fn server(&self) -> Server {
+        self.config().address(self.replica)
+    }
+
     /// How long the thread may sleep: 0 is without limit.
     fn timeout(&self, session: &Session) -> u32 {
-        let mut state = self.state.lock();
-        let busy = state.stream.oldest_ms().is_some();
-        let timeout = if !state.stream.is_connected() {
+        let state = self.lane.state.lock();
+        let busy = state.streams.oldest_ms(self.replica).is_some();
+        let timeout = if !state.streams.is_connected(self.replica) {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
             u32::try_from(left).unwrap_or(u32::MAX).min(WATCH_MS)
         } else if session.blocked {
             BLOCKED_MS
         } else if busy {
-            WATCH_MS
+            match self.config().mirror {
+                Some(_) => u32::try_from(self.config().hedge_ms / 2).unwrap_or(u32::MAX),
+                None => WATCH_MS,
+            }
+            .clamp(1, WATCH_MS)
         } else {
             0
         };
         // Under the lock: what is asked from here on rings, if nobody looks at the clock.
-        state.watched = timeout != 0;
+        self.part().watched.store(timeout != 0, Relaxed);
         timeout
     }
 
     fn connected(&self) -> bool {
-        self.state.lock().stream.is_connected()
+        self.lane.state.lock().streams.is_connected(self.replica)
     }
 
     /// The link is up: send, and see whether the server still answers.
@@ -203,46 +220,63 @@ impl Link {
             return;
         }
         if events & event::FREE != 0 {
-            self.flush_frees();
+            self.lane.flush_frees(self.replica);
         }
-        let pumped = self.pump(&mut self.tx.lock());
+        let pumped = self.lane.pump(self.replica, &mut self.part().tx.lock());
         session.blocked = pumped == Pumped::Blocked;
         // Somebody may have asked while `tx` was held, and relied on its holder to look again.
-        let more = pumped == Pumped::Idle && self.state.lock().stream.has_output();
+        let more =
+            pumped == Pumped::Idle && self.lane.state.lock().streams.has_output(self.replica);
         if more || pumped == Pumped::More {
-            self.bell.ring(event::SEND);
+            self.part().bell.ring(event::SEND);
         }
         if let Some(why) = self.overdue() {
             self.disconnect(session, why);
             self.expire(session, 0);
+        } else if self.config().mirror.is_some() {
+            self.hedge();
+        }
+    }
+
+    /// Asks the other server, too, for loads that wait too long for this one.
+    fn hedge(&self) {
+        let now = sys::now_ms();
+        let before = now.saturating_sub(self.config().hedge_ms);
+        let mut state = self.lane.state.lock();
+        let hedged = state.streams.hedge(before, &self.lane.shared.areas, now);
+        if hedged > 0 {
+            state.table.counters.hedged_loads += u64::try_from(hedged).unwrap_or(0);
+            self.lane.tell_output(&state.streams);
         }
     }
 
     /// Whether the server owes an answer for too long: it may be silent, or answer only other things.
     fn overdue(&self) -> Option<&'static str> {
-        let config = &self.shared.config;
+        let config = self.config();
         let now = sys::now_ms();
         let age = |since: u64| now.saturating_sub(since);
-        let state = self.state.lock();
-        let oldest = age(state.stream.oldest_ms()?);
-        if oldest > config.silence_ms && age(self.heard_ms.load(Relaxed)) > config.silence_ms {
+        let state = self.lane.state.lock();
+        let streams = &state.streams;
+        let oldest = age(streams.oldest_ms(self.replica)?);
+        let heard = age(self.part().heard_ms.load(Relaxed));
+        if oldest > config.silence_ms && heard > config.silence_ms {
             return Some("the server does not answer");
         }
         // With time to connect anew before a store must have ended.
-        if age(state.stream.oldest_store_ms().unwrap_or(now)) > config.store_ms {
+        if age(streams.oldest_store_ms(self.replica).unwrap_or(now)) > config.store_ms {
             return Some("the server does not answer stores");
         }
-        let late =
-            |number: &u32, since| age(since) > config.hold_ms && !state.table.is_patient(*number);
-        state
-            .stream
-            .any_load(late)
+        let late = |number: Option<&u32>, since| {
+            age(since) > config.hold_ms && !number.is_some_and(|n| state.table.is_patient(*n))
+        };
+        streams
+            .any_load(self.replica, late)
             .then_some("the server does not answer loads")
     }
 
     /// The link is down: give up what waited too long, and try to connect when it is time.
     fn wait_down(self: &Arc<Self>, session: &mut Session) {
-        self.load_room.notify_all();
+        self.lane.load_room.notify_all();
         if sys::now_ms() < session.retry_at_ms {
             self.expire(session, 0);
             return;
@@ -263,11 +297,11 @@ impl Link {
 
     /// How long a step of connecting may take, so that stores end in time all the same.
     fn step_ms(&self) -> u64 {
-        STEP_MS.min(self.shared.config.store_ms / (STEPS + 1))
+        STEP_MS.min(self.config().store_ms / (STEPS + 1))
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
-        let first = self.first.load(Relaxed) == 1;
+        let first = self.part().first.load(Relaxed) == 1;
         let busy = matches!(reason, NoSession::Refused(Status::Busy));
         let waited = sys::now_ms().saturating_sub(session.started_ms);
         session.back_off();
@@ -280,90 +314,113 @@ impl Link {
         } else if !session.told {
             ratelimited!(
                 pr_warn,
-                "link {}: {} is away ({:?}); its stores go elsewhere, loads wait {} ms\n",
-                self.number,
-                self.shared.config.server,
+                "{self}: {} is away ({:?}); {}\n",
+                self.server(),
                 reason.errno(),
-                self.shared.config.hold_ms
+                match self.config().mirror {
+                    None => "its stores go elsewhere, its loads wait for hold_ms",
+                    Some(_) => "the other server carries on alone",
+                }
             );
         }
         session.told = true;
         if !first && matches!(reason, NoSession::Refused(Status::Stale)) && !session.stale {
             session.stale = true;
             reason.log(self);
+            self.lane.shared.areas.lost(self.replica);
         }
         self.first_ended(reason.errno().to_errno());
     }
 
     fn first_ended(&self, errno: i32) {
-        if self.first.load(Relaxed) == 1 {
-            self.first.store(errno, Release);
-            self.first_done.complete_all();
+        let part = self.part();
+        if part.first.load(Relaxed) == 1 {
+            part.first.store(errno, Release);
+            part.first_done.complete_all();
         }
     }
 
     /// Waits until the first attempt to connect has ended.
     pub(crate) fn wait_first(&self) -> Result {
-        self.first_done.wait_for_completion();
-        kernel::error::to_result(self.first.load(Acquire))
+        self.part().first_done.wait_for_completion();
+        kernel::error::to_result(self.part().first.load(Acquire))
     }
 
     fn connect(self: &Arc<Self>) -> Result<(), NoSession> {
-        let config = &self.shared.config;
+        let (lane, part, server) = (&self.lane, self.part(), self.server());
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
-        let connection = Connection::open(config.server.0, step_ms).map_err(NoSession::Network)?;
+        let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
         let welcome = self.handshake(&connection)?;
-        if let Some(lost) = self.shared.welcomed(&welcome) {
-            if lost > 0 {
-                pr_err!(
-                    "server {} has started anew: {lost} pages are lost; programs that need them get SIGBUS\n",
-                    config.server
-                );
-            }
+        if let Some(held) = lane.shared.welcomed(self.replica, &welcome) {
+            self.started_anew(held);
         }
         // Held to the end, so that nobody finds a socket without a stream or the other way round.
-        let mut tx = self.tx.lock();
-        self.heard_ms.store(sys::now_ms(), Relaxed);
+        let mut tx = part.tx.lock();
+        part.heard_ms.store(sys::now_ms(), Relaxed);
         // Before there are callbacks: the server may say something at once.
-        self.state.lock().stream.connected(welcome.window);
+        lane.change(|state| self.attached(state, Some(welcome.window)));
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
-                self.up.store(true, Relaxed);
+                part.up.store(true, Relaxed);
                 // What is broken by now says so.
                 socket.poll();
                 tx.reset(Some(socket));
             }
             Err(error) => {
-                self.state.lock().stream.disconnected();
+                lane.change(|state| self.attached(state, None));
                 return Err(NoSession::Network(error));
             }
         }
         drop(tx);
-        if self.first.load(Relaxed) != 1 {
-            ratelimited!(
-                pr_info,
-                "link {}: connected to {} again\n",
-                self.number,
-                config.server
-            );
-            self.reconnects.fetch_add(1u64, Relaxed);
+        if part.first.load(Relaxed) != 1 {
+            ratelimited!(pr_info, "{self}: connected to {server} again\n");
+            part.reconnects.fetch_add(1u64, Relaxed);
         }
-        self.bell.ring(event::SEND | event::FREE);
+        part.bell.ring(event::SEND | event::FREE);
         Ok(())
     }
 
+    /// Tells the engine of a connection with that window, or of its end.
+    fn attached(&self, state: &mut State, window: Option<u32>) {
+        let State { streams, table, .. } = state;
+        let (areas, pool) = (&self.lane.shared.areas, &self.lane.shared.pool);
+        let now = sys::now_ms();
+        let done = &mut |ended| table.complete(ended, pool);
+        match window {
+            Some(window) => streams.connected(self.replica, window, areas, now, done),
+            None => streams.disconnected(self.replica, areas, now, done),
+        }
+        // What waited for one server may have gone to the other.
+        self.lane.tell_output(streams);
+    }
+
+    fn started_anew(&self, held: u64) {
+        let server = self.server();
+        if held == 0 {
+            return;
+        }
+        match self.config().mirror {
+            None => pr_err!(
+                "server {server} has started anew: {held} pages are lost; programs that need them get SIGBUS\n"
+            ),
+            Some(_) => pr_warn!(
+                "server {server} has started anew, without the pages that it held; of {held} pages some are on one server only\n"
+            ),
+        }
+    }
+
     fn handshake(&self, connection: &Connection) -> Result<Welcome, NoSession> {
-        let config = &self.shared.config;
+        let (lane, config) = (&self.lane, self.config());
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
             options: 0,
-            incarnation: self.shared.incarnation,
-            instance: self.shared.instance(),
-            stream: self.number,
+            incarnation: lane.shared.incarnation,
+            instance: lane.shared.instance(self.replica),
+            stream: lane.number,
             streams: config.connections,
             wanted: 0,
-            issued: self.state.lock().stream.issued(),
+            issued: lane.state.lock().streams.issued(self.replica),
             client: config.client,
             region: config.region,
         };
@@ -395,13 +452,12 @@ impl Link {
         }
     }
 
-    /// Ends the connection; what is unanswered waits for the next.
+    /// Ends the connection; what is unanswered waits for the next, or goes to the other server.
     fn disconnect(&self, session: &mut Session, why: &str) {
         ratelimited!(
             pr_warn,
-            "link {}: {why}; connecting to {} anew\n",
-            self.number,
-            self.shared.config.server
+            "{self}: {why}; connecting to {} anew\n",
+            self.server()
         );
         self.drop_connection();
         session.blocked = false;
@@ -410,14 +466,14 @@ impl Link {
 
     /// Takes the connection away from everybody; `None` if there is none.
     fn drop_connection(&self) -> Option<Connection> {
-        self.up.store(false, Relaxed);
+        self.part().up.store(false, Relaxed);
         // As in `connect`.
-        let mut tx = self.tx.lock();
+        let mut tx = self.part().tx.lock();
         let (connection, rx) = tx.reset(None)?.detach();
-        self.change(|state| {
-            let State { stream, table, .. } = state;
-            rx.end(table);
-            stream.disconnected();
+        self.lane.change(|state| {
+            rx.end(&mut state.table);
+            state.failing_over |= self.replica == Replica::Primary;
+            self.attached(state, None);
         });
         drop(tx);
         Some(connection)
@@ -426,47 +482,50 @@ impl Link {
     /// Ends stores that have waited too long for the server, or will have in `ahead_ms`, since others
     /// wait for them without limit; and loads that have.
     fn expire(&self, session: &Session, ahead_ms: u64) {
-        let config = &self.shared.config;
+        let (lane, config) = (&self.lane, self.config());
         let now = sys::now_ms();
-        let pool = &self.shared.pool;
-        self.change(|state| {
-            let State { stream, table, .. } = state;
+        let (areas, pool) = (&lane.shared.areas, &lane.shared.pool);
+        lane.change(|state| {
+            let State { streams, table, .. } = state;
             let before = now.saturating_add(ahead_ms).saturating_sub(config.store_ms);
-            stream.expire_stores(before, &mut |ended| table.complete(ended, pool));
+            streams.expire_stores(before, areas, &mut |ended| table.complete(ended, pool));
         });
-        self.change(|state| {
-            let State { stream, table, .. } = state;
+        lane.change(|state| {
+            let State { streams, table, .. } = state;
             // The engine asks about each load between the endings of others.
             let table = core::cell::RefCell::new(table);
-            stream.expire_loads(
+            let stale = session.stale && config.mirror.is_none();
+            streams.expire_loads(
                 |&number, since| {
                     let waits = now.saturating_sub(since) < config.hold_ms;
-                    !session.stale && (waits || table.borrow().is_patient(number))
+                    !stale && (waits || table.borrow().is_patient(number))
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );
         });
     }
 
-    /// rmmod, or the machine's end: the last frees, and BYE from the last link; then the connection is closed.
+    /// rmmod, or the machine's end: the last frees, and BYE from the last link; then the connection is
+    /// closed.
     fn close(&self) {
         let until = sys::now_ms().saturating_add(GOODBYE_MS);
         while self.connected() && sys::now_ms() < until {
-            self.flush_frees();
-            self.pump(&mut self.tx.lock());
-            let state = self.state.lock();
-            if !state.stream.has_output() && state.stream.frees_in_flight() == 0 {
+            self.lane.flush_frees(self.replica);
+            self.lane.pump(self.replica, &mut self.part().tx.lock());
+            let state = self.lane.state.lock();
+            let streams = &state.streams;
+            if !streams.has_output(self.replica) && streams.frees_in_flight(self.replica) == 0 {
                 break;
             }
             drop(state);
             // Whatever happens rings the bell; the limit is for a server that does not answer.
-            if self.bell.wait_stopping(BLOCKED_MS) & event::BROKEN != 0 {
+            if self.part().bell.wait_stopping(BLOCKED_MS) & event::BROKEN != 0 {
                 break;
             }
         }
         if let Some(connection) = self.drop_connection() {
             // The threads are stopped from the last to the first.
-            if self.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
+            if self.lane.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
                 // The server closes when it has read it.
                 let mut end = [0u8; 1];
                 let _ = connection.receive_exact(&mut end);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What the hooks and all links share.
+//! What the hooks and all lanes share.
 
-use super::areas::Areas;
+use super::areas::{index, Areas};
 use super::config::Config;
+use super::engine::Replica;
 use super::platform::sys;
 use super::pool::Pool;
 use super::protocol::{Incarnation, Instance, Welcome};
@@ -31,10 +32,11 @@ pub(crate) struct Shared {
     pub(crate) counters: HookCounters,
     /// This client's life.
     pub(crate) incarnation: Incarnation,
-    /// The server's life, as the last handshake told; zeroes before the first. Held by threads only.
+    /// Each server's life, as the last handshake told; zeroes before the first. Held by threads only.
     #[pin]
-    instance: Mutex<Instance>,
-    granted: Atomic<u64>,
+    instances: Mutex<[Instance; 2]>,
+    /// How many pages each server grants.
+    granted: [Atomic<u64>; 2],
     /// Whether the machine hibernates, so that nothing may change on the server.
     pub(crate) frozen: Atomic<bool>,
     /// Until when nothing is stored, in milliseconds, and for how long that was.
@@ -52,31 +54,45 @@ impl Shared {
             pool <- pool,
             counters: HookCounters::default(),
             incarnation: Incarnation(sys::random()),
-            instance <- new_mutex!(Instance::default()),
-            granted: Atomic::new(0),
+            instances <- new_mutex!([Instance::default(); 2]),
+            granted: [const { Atomic::new(0) }; 2],
             frozen: Atomic::new(false),
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
         }))
     }
 
-    /// How many pages the server grants.
+    /// How many pages every server grants.
     pub(crate) fn granted(&self) -> u64 {
-        self.granted.load(Relaxed)
+        let granted = |replica| self.granted.get(index(replica)).map(|n| n.load(Relaxed));
+        self.config
+            .replicas()
+            .filter_map(granted)
+            .min()
+            .unwrap_or(0)
     }
 
-    /// The server's life that the pages are with.
-    pub(crate) fn instance(&self) -> Instance {
-        *self.instance.lock()
+    /// The life of a server that its pages are with.
+    pub(crate) fn instance(&self, replica: Replica) -> Instance {
+        let instances = self.instances.lock();
+        instances.get(index(replica)).copied().unwrap_or_default()
     }
 
-    /// A handshake told the server's life and grant; returns how many pages were lost with an older
+    /// A handshake told a server's life and grant; returns how many pages were lost with an older
     /// life, if there was one.
-    pub(crate) fn welcomed(&self, welcome: &Welcome) -> Option<u64> {
-        self.granted.store(welcome.granted, Relaxed);
-        let mut instance = self.instance.lock();
-        let old = core::mem::replace(&mut *instance, welcome.instance);
-        (old != Instance::default() && old != welcome.instance).then(|| self.areas.present())
+    pub(crate) fn welcomed(&self, replica: Replica, welcome: &Welcome) -> Option<u64> {
+        if let Some(granted) = self.granted.get(index(replica)) {
+            granted.store(welcome.granted, Relaxed);
+        }
+        // Held until the bitmap knows: another link may be connecting to the same life.
+        let mut instances = self.instances.lock();
+        let instance = instances.get_mut(index(replica))?;
+        let old = core::mem::replace(instance, welcome.instance);
+        if old == Instance::default() || old == welcome.instance {
+            return None;
+        }
+        self.areas.lost(replica);
+        Some(self.areas.present())
     }
 
     /// A store failed: the next go elsewhere for a while, else the same pages would come again at

@@ -3,11 +3,11 @@
 //! Statistics: counted where things happen, and written out as text in debugfs.
 //!
 //! `/sys/kernel/debug/memsrv/stats` has a line `key value` for each; `Documentation/admin` says what
-//! each means. What happens to pages in flight is counted under the link's lock, so without an atomic
+//! each means. What happens to pages in flight is counted under the lane's lock, so without an atomic
 //! operation of its own; what happens in the hooks, by atomic counters.
 
-use super::engine::{LoadError, StoreError};
-use super::link::{Link, LinkReport};
+use super::engine::{LoadError, Replica, StoreError};
+use super::lane::Lane;
 use super::platform::sys;
 use super::shared::Shared;
 use super::table::{Group, LoadEntry};
@@ -53,9 +53,9 @@ impl core::fmt::Display for Log2 {
     }
 }
 
-/// What happened on one link, under its lock.
+/// What happened on one lane, under its lock.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct LinkCounters {
+pub(crate) struct LaneCounters {
     stored_pages: u64,
     loaded_pages: u64,
     failed_full: u64,
@@ -64,11 +64,14 @@ pub(crate) struct LinkCounters {
     failed_loads: u64,
     lost_loads: u64,
     bad_checksums: u64,
+    failovers: u64,
+    failover_us: u64,
+    pub(crate) hedged_loads: u64,
     store_us: Log2,
     load_us: Log2,
 }
 
-impl LinkCounters {
+impl LaneCounters {
     /// A folio's store has ended.
     pub(crate) fn store_ended(&mut self, group: &Group) {
         let pages = u64::from(group.pages);
@@ -104,7 +107,17 @@ impl LinkCounters {
         }
     }
 
-    fn merge(&mut self, other: &LinkCounters) {
+    /// A load that waited for the primary was answered by the mirror.
+    pub(crate) fn failed_over(&mut self, entry: &LoadEntry) {
+        self.failovers += 1;
+        let us = sys::now_us().saturating_sub(entry.asked_us);
+        self.failover_us = self.failover_us.max(us);
+    }
+
+    fn merge(&mut self, other: &LaneCounters) {
+        self.failovers += other.failovers;
+        self.hedged_loads += other.hedged_loads;
+        self.failover_us = self.failover_us.max(other.failover_us);
         self.stored_pages += other.stored_pages;
         self.loaded_pages += other.loaded_pages;
         self.failed_full += other.failed_full;
@@ -184,28 +197,30 @@ impl HookCounters {
 /// What the statistics file shows.
 pub(crate) struct Report {
     shared: Arc<Shared>,
-    links: KVec<Arc<Link>>,
+    lanes: KVec<Arc<Lane>>,
 }
 
 impl Report {
     /// Of these links.
-    pub(crate) fn new(shared: Arc<Shared>, links: KVec<Arc<Link>>) -> Self {
-        Self { shared, links }
+    pub(crate) fn new(shared: Arc<Shared>, lanes: KVec<Arc<Lane>>) -> Self {
+        Self { shared, lanes }
     }
 
     /// Writes the lines.
     pub(crate) fn write(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         let (shared, hooks) = (&self.shared, &self.shared.counters);
         let config = &shared.config;
-        let mut sum = LinkCounters::default();
-        let mut inflight = LinkReport::default();
-        for link in &self.links {
-            let (counters, report) = link.report();
-            sum.merge(&counters);
-            inflight.stores += report.stores;
-            inflight.loads += report.loads;
-            inflight.frees += report.frees;
-            inflight.reconnects += report.reconnects;
+        let mut sum = LaneCounters::default();
+        let (mut stores, mut loads, mut frees, mut reconnects) = (0, 0, 0, 0);
+        for lane in &self.lanes {
+            let report = lane.report();
+            sum.merge(&report.counters);
+            stores += report.stores;
+            loads += report.loads;
+            frees += report.frees;
+            for replica in config.replicas() {
+                reconnects += lane.part(replica).reconnects.load(Relaxed);
+            }
         }
         writeln!(f, "version {}", VERSION)?;
         writeln!(f, "server {}", config.server.0)?;
@@ -231,20 +246,55 @@ impl Report {
         writeln!(f, "failed_loads_checksum {}", sum.bad_checksums)?;
         writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
         writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;
-        writeln!(f, "inflight_stores {}", inflight.stores)?;
-        writeln!(f, "inflight_loads {}", inflight.loads)?;
-        writeln!(f, "inflight_frees {}", inflight.frees)?;
+        writeln!(f, "inflight_stores {}", stores)?;
+        writeln!(f, "inflight_loads {}", loads)?;
+        writeln!(f, "inflight_frees {}", frees)?;
         writeln!(f, "inflight_pool_used {}", shared.pool.used())?;
         writeln!(f, "inflight_pool_size {}", shared.pool.size())?;
-        writeln!(f, "reconnects {}", inflight.reconnects)?;
+        writeln!(f, "reconnects {}", reconnects)?;
         writeln!(f, "store_us_log2 {}", sum.store_us)?;
         writeln!(f, "load_us_log2 {}", sum.load_us)?;
-        for (number, link) in self.links.iter().enumerate() {
-            let (counters, report) = link.report();
-            writeln!(f, "link.{number}.state {}", report.state())?;
+        if config.mirror.is_some() {
+            self.write_mirror(f, &sum)?;
+        }
+        for lane in &self.lanes {
+            let (number, counters) = (lane.number, lane.report().counters);
+            let state = lane.part(Replica::Primary).state();
+            writeln!(f, "link.{number}.state {state}")?;
             writeln!(f, "link.{number}.peer {}", config.server.0)?;
             writeln!(f, "link.{number}.stored_pages {}", counters.stored_pages)?;
             writeln!(f, "link.{number}.loaded_pages {}", counters.loaded_pages)?;
+        }
+        Ok(())
+    }
+
+    /// What there is only with a mirror.
+    fn write_mirror(
+        &self,
+        f: &mut kernel::fmt::Formatter<'_>,
+        sum: &LaneCounters,
+    ) -> kernel::fmt::Result {
+        let (config, areas) = (&self.shared.config, &self.shared.areas);
+        let behind = |replica| areas.behind(replica);
+        let (primary, mirror) = (behind(Replica::Primary), behind(Replica::Mirror));
+        let down = |lane: &Arc<Lane>| config.replicas().any(|r| !lane.part(r).is_up());
+        let degraded = primary + mirror > 0 || self.lanes.iter().any(down);
+        writeln!(f, "mirror {}", config.address(Replica::Mirror).0)?;
+        writeln!(f, "mirror_strict {}", u8::from(config.mirror_strict))?;
+        writeln!(f, "degraded {}", u8::from(degraded))?;
+        writeln!(f, "behind_clusters_primary {primary}")?;
+        writeln!(f, "behind_clusters_mirror {mirror}")?;
+        writeln!(f, "failovers {}", sum.failovers)?;
+        writeln!(f, "failover_us_max {}", sum.failover_us)?;
+        writeln!(f, "hedged_loads {}", sum.hedged_loads)?;
+        for lane in &self.lanes {
+            let (number, state) = (lane.number, lane.part(Replica::Mirror).state());
+            writeln!(f, "mirror_link.{number}.state {state}")?;
+            writeln!(
+                f,
+                "mirror_link.{number}.peer {}",
+                config.address(Replica::Mirror).0
+            )?;
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What is in flight on one link: the folios behind the engine's tokens.
+//! What is in flight on one lane: the folios behind the engine's tokens.
 //!
 //! The engine counts pages, the kernel folios: a folio that is stored is a group of operations that
-//! ends with the last of them. Everything here is under the link's state lock and allocates nothing.
+//! ends with the last of them. Everything here is under the lane's state lock and allocates nothing.
 //! What has ended waits in a list until the lock is dropped, because ending a folio takes other locks.
 
 use super::engine::{Completion, LoadError, StoreError};
@@ -12,7 +12,7 @@ use super::platform::{
     sys, //
 };
 use super::pool::Pool;
-use super::stats::LinkCounters;
+use super::stats::LaneCounters;
 use kernel::prelude::*;
 
 /// Ends the lists.
@@ -73,14 +73,14 @@ struct Load {
     next: u32,
 }
 
-/// The folios in flight on a link.
+/// The folios in flight on a lane.
 pub(crate) struct Table {
     copies: KVVec<Copy>,
     loads: KVVec<Load>,
     free_load: u32,
     done_store: u32,
     done_load: u32,
-    pub(crate) counters: LinkCounters,
+    pub(crate) counters: LaneCounters,
 }
 
 fn at<T>(items: &mut [T], number: u32) -> Option<&mut T> {
@@ -96,7 +96,7 @@ impl Table {
             free_load: NIL,
             done_store: NIL,
             done_load: NIL,
-            counters: LinkCounters::default(),
+            counters: LaneCounters::default(),
         };
         for _ in 0..copies {
             let copy = Copy {
@@ -222,6 +222,15 @@ impl Table {
             .and_then(|n| self.loads.get(n))
             .and_then(|load| load.entry.as_ref())
             .is_some_and(|entry| entry.patient)
+    }
+
+    /// A load is the first that the mirror answers for the primary, which is away.
+    pub(crate) fn failed_over(&mut self, number: u32) {
+        if let Some(load) = at(&mut self.loads, number) {
+            if let Some(entry) = &load.entry {
+                self.counters.failed_over(entry);
+            }
+        }
     }
 
     /// The engine says that something has ended.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The sending side of a link: whoever asks sends, if nobody else does just now.
+//! The sending side of a lane, for each of its connections: whoever asks sends, if nobody else does just now.
 //!
 //! A send never waits. What the socket does not take stays first in the batch, and goes on when there
 //! is room (`sk_write_space`), or by the thread's timer: a shortage of memory with nothing in flight
 //! gives no event.
 
-use super::engine::Outgoing;
+use super::engine::{Outgoing, Replica};
+use super::lane::Lane;
 use super::link::{event, Link};
 use super::platform::{
     socket::{SendVec, Socket},
@@ -154,39 +155,36 @@ impl Tx {
     }
 }
 
-impl Link {
-    /// Sends what there is, unless somebody else does; then he finds it.
-    pub(crate) fn send(&self) {
+impl Lane {
+    /// Sends to a server what there is, unless somebody else does; then he finds it.
+    pub(crate) fn send(&self, replica: Replica) {
+        let part = self.part(replica);
         loop {
-            let Some(mut tx) = self.tx.try_lock() else {
+            if !self.state.lock().streams.has_output(replica) {
+                return;
+            }
+            let Some(mut tx) = part.tx.try_lock() else {
                 // Its holder looks again after he has dropped it.
                 return;
             };
-            let pumped = self.pump(&mut tx);
+            let pumped = self.pump(replica, &mut tx);
             drop(tx);
-            match pumped {
-                Pumped::Idle => {
-                    if !self.state.lock().stream.has_output() {
-                        return;
-                    }
-                }
-                Pumped::Blocked | Pumped::More => {
-                    self.bell.ring(event::SEND);
-                    return;
-                }
+            if pumped != Pumped::Idle {
+                part.bell.ring(event::SEND);
+                return;
             }
         }
     }
 
     /// Sends some batches.
-    pub(crate) fn pump(&self, tx: &mut Tx) -> Pumped {
+    pub(crate) fn pump(&self, replica: Replica, tx: &mut Tx) -> Pumped {
         let Tx { socket, batch, vec } = tx;
         let Some(socket) = socket else {
             return Pumped::Idle;
         };
         for _ in 0..ROUNDS {
             if batch.is_empty() {
-                self.fill(batch);
+                self.fill(replica, batch);
                 if batch.is_empty() {
                     return Pumped::Idle;
                 }
@@ -195,8 +193,9 @@ impl Link {
                 Ok(n) => batch.advance(n),
                 Err(error) if error == EAGAIN => return Pumped::Blocked,
                 Err(_) => {
-                    self.up.store(false, Relaxed);
-                    self.bell.ring(event::BROKEN);
+                    let part = self.part(replica);
+                    part.up.store(false, Relaxed);
+                    part.bell.ring(event::BROKEN);
                     return Pumped::Blocked;
                 }
             }
@@ -204,15 +203,15 @@ impl Link {
         Pumped::More
     }
 
-    fn fill(&self, batch: &mut Batch) {
+    fn fill(&self, replica: Replica, batch: &mut Batch) {
         batch.clear();
         let mut state = self.state.lock();
-        let stream = &mut state.stream;
+        let streams = &mut state.streams;
         for _ in 0..BATCH {
             let mask = |slot: super::protocol::Slot| {
-                FreeMask::from_words(self.shared.areas.absent(slot.0))
+                FreeMask::from_words(self.shared.areas.absent(replica, slot.0))
             };
-            match stream.next(mask, |slot, payload| sys::crc32c(slot.0, payload)) {
+            match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
                 Some(Outgoing::Load { header }) => batch.push_bytes(&header),
                 Some(Outgoing::Store { header, token }) => {

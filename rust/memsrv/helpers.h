@@ -40,6 +40,8 @@ extern unsigned int memsrv_param_inflight;
 extern unsigned int memsrv_param_store_ms;
 extern unsigned int memsrv_param_hold_ms;
 extern unsigned int memsrv_param_silence_ms;
+extern unsigned int memsrv_param_hedge_ms;
+extern bool memsrv_param_mirror_strict;
 extern bool memsrv_param_keep_clean;
 
 /* ftrace */

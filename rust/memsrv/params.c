@@ -16,7 +16,7 @@ MODULE_PARM_DESC(server, "memory server: HOST[:PORT], HOST an IPv4 address or an
 
 char memsrv_param_mirror[MEMSRV_ADDR_MAX];
 module_param_string(mirror, memsrv_param_mirror, sizeof(memsrv_param_mirror), 0444);
-MODULE_PARM_DESC(mirror, "second server for each page: not in this version, the module refuses to load with it");
+MODULE_PARM_DESC(mirror, "second memory server, given like server: each page is stored on both, and either is enough to read it");
 
 char memsrv_param_region[MEMSRV_NAME_MAX] = "swap";
 module_param_string(region, memsrv_param_region, sizeof(memsrv_param_region), 0444);
@@ -42,9 +42,17 @@ unsigned int memsrv_param_hold_ms = 60000;
 module_param_named(hold_ms, memsrv_param_hold_ms, uint, 0444);
 MODULE_PARM_DESC(hold_ms, "milliseconds that a load waits for a server that is away before it fails (default 60000; keep below half of kernel.hung_task_timeout_secs)");
 
-unsigned int memsrv_param_silence_ms = 5000;
+unsigned int memsrv_param_silence_ms;
 module_param_named(silence_ms, memsrv_param_silence_ms, uint, 0444);
-MODULE_PARM_DESC(silence_ms, "milliseconds without any byte from a server that owes an answer after which the connection is made anew (default 5000)");
+MODULE_PARM_DESC(silence_ms, "milliseconds without any byte from a server that owes an answer after which the connection is made anew, 100 to 600000 (default 0: 5000, with a mirror 1000)");
+
+unsigned int memsrv_param_hedge_ms = 200;
+module_param_named(hedge_ms, memsrv_param_hedge_ms, uint, 0444);
+MODULE_PARM_DESC(hedge_ms, "milliseconds that a load waits for one server before the other is asked, too, 1 to 600000 (default 200)");
+
+bool memsrv_param_mirror_strict;
+module_param_named(mirror_strict, memsrv_param_mirror_strict, bool, 0444);
+MODULE_PARM_DESC(mirror_strict, "with a mirror, take no page that only one of the servers would hold (default N: while one is away the other carries on alone)");
 
 bool memsrv_param_keep_clean = true;
 module_param_named(keep_clean, memsrv_param_keep_clean, bool, 0444);

@@ -68,6 +68,14 @@ number_param!(
     silence_ms, memsrv_param_silence_ms, u32
 );
 number_param!(
+    /// `hedge_ms=`
+    hedge_ms, memsrv_param_hedge_ms, u32
+);
+number_param!(
+    /// `mirror_strict=`
+    mirror_strict, memsrv_param_mirror_strict, bool
+);
+number_param!(
     /// `keep_clean=`
     keep_clean, memsrv_param_keep_clean, bool
 );

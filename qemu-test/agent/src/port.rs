@@ -108,6 +108,14 @@ impl Host {
         .map(drop)
     }
 
+    /// Does something with the mirror in the server's place.
+    pub fn mirror<R>(&mut self, deed: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        self.ask(Ask::Mirror(true))?;
+        let result = deed(self);
+        self.ask(Ask::Mirror(false))?;
+        result
+    }
+
     /// Ends the server as an administrator would.
     pub fn stop_server(&mut self) -> Result<()> {
         self.ask(Ask::StopServer).map(drop)

@@ -18,7 +18,9 @@ use crate::tree::Tree;
 pub struct Outside<'a> {
     tree: &'a Tree,
     logs: PathBuf,
-    server: Option<Child>,
+    /// The server and its mirror, and which of them is meant.
+    servers: [Option<Child>; 2],
+    mirror: bool,
     fake: Option<FakeServer>,
     link_down: bool,
     /// Whether the guest said that it will end.
@@ -31,7 +33,8 @@ impl<'a> Outside<'a> {
         Self {
             tree,
             logs: logs.to_owned(),
-            server: None,
+            servers: [None, None],
+            mirror: false,
             fake: None,
             link_down: false,
             guest_ends: false,
@@ -54,7 +57,7 @@ impl<'a> Outside<'a> {
             } => self.start(&capacity, &arguments)?,
             Ask::StopServer => self.stop()?,
             Ask::KillServer => {
-                let mut server = self.server.take().context("no server runs")?;
+                let mut server = self.server().take().context("no server runs")?;
                 server.kill().context("killing memsrvd")?;
                 server.wait().context("waiting for memsrvd")?;
             }
@@ -65,6 +68,7 @@ impl<'a> Outside<'a> {
                 self.fake = None;
                 self.fake = Some(FakeServer::start(kind)?);
             }
+            Ask::Mirror(on) => self.mirror = on,
             Ask::ExpectEnd => self.guest_ends = true,
             Ask::Link { up } => {
                 network::ip(&["link", "set", network::TAP, if up { "up" } else { "down" }])?;
@@ -90,17 +94,41 @@ impl<'a> Outside<'a> {
         }
     }
 
+    /// The one that is meant.
+    fn server(&mut self) -> &mut Option<Child> {
+        let [server, mirror] = &mut self.servers;
+        if self.mirror {
+            mirror
+        } else {
+            server
+        }
+    }
+
+    /// Its address.
+    fn address(&self) -> String {
+        let port = if self.mirror {
+            wire::MIRROR_PORT
+        } else {
+            wire::SERVER_PORT
+        };
+        format!("{}:{port}", wire::HOST_ADDRESS)
+    }
+
     fn start(&mut self, capacity: &str, arguments: &[String]) -> Result<()> {
-        ensure!(self.server.is_none(), "a server runs already");
+        ensure!(self.server().is_none(), "a server runs already");
         self.fake = None;
-        let log_path = self.logs.join("memsrvd.log");
+        let log_path = self.logs.join(if self.mirror {
+            "mirror.log"
+        } else {
+            "memsrvd.log"
+        });
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log_path)
             .with_context(|| format!("opening {}", log_path.display()))?;
         let begin = log.metadata().context("measuring memsrvd's log")?.len();
-        let listen = format!("{}:{}", wire::HOST_ADDRESS, wire::SERVER_PORT);
+        let listen = self.address();
         let mut server = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(self.tree.file("memsrvd")?)
@@ -129,12 +157,12 @@ impl<'a> Outside<'a> {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.server = Some(server);
+        *self.server() = Some(server);
         Ok(())
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let server = self.server.as_ref().context("no server runs")?;
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        let server = self.server().as_ref().context("no server runs")?;
         let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw);
         let pid = pid.context("memsrvd has no pid")?;
         kill_process(pid, signal).with_context(|| format!("sending {signal:?} to memsrvd"))
@@ -142,7 +170,7 @@ impl<'a> Outside<'a> {
 
     fn stop(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
-        let mut server = self.server.take().context("no server runs")?;
+        let mut server = self.server().take().context("no server runs")?;
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = server.try_wait().context("waiting for memsrvd")? {
@@ -162,7 +190,7 @@ impl<'a> Outside<'a> {
     }
 
     fn status(&self) -> Result<serde_json::Value> {
-        let address = format!("{}:{}", wire::HOST_ADDRESS, wire::SERVER_PORT);
+        let address = self.address();
         let output = Command::new(self.tree.file("memsrvctl")?)
             .args(["status", "--server", &address, "--json"])
             .output()
@@ -179,7 +207,7 @@ impl<'a> Outside<'a> {
 
 impl Drop for Outside<'_> {
     fn drop(&mut self) {
-        if let Some(server) = &mut self.server {
+        for server in self.servers.iter_mut().flatten() {
             // Already ended is no error here.
             let _ = server.kill();
             let _ = server.wait();

@@ -23,6 +23,8 @@ pub const GUEST_ADDRESS: &str = "10.77.0.2";
 pub const PREFIX: u8 = 24;
 /// The memory server's port.
 pub const SERVER_PORT: u16 = 7170;
+/// The mirror's port, at the same address.
+pub const MIRROR_PORT: u16 = 7171;
 
 /// The machine that a scenario runs on; scenarios with equal needs share a boot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,6 +108,8 @@ pub enum Ask {
         /// Further arguments.
         arguments: Vec<String>,
     },
+    /// From now on, "the server" is the mirror, or no longer is.
+    Mirror(bool),
     /// End it by SIGTERM and check that it ends with status 0.
     StopServer,
     /// End it by SIGKILL.

@@ -45,7 +45,11 @@ impl Filler {
 
     /// Gives an order and does not wait.
     pub fn order(&mut self, order: &str) -> Result<()> {
-        writeln!(self.orders, "{order}").with_context(|| format!("ordering {order}"))
+        // In one write: the program may sleep over the first in its own page fault, with the pipe locked.
+        let line = format!("{order}\n");
+        self.orders
+            .write_all(line.as_bytes())
+            .with_context(|| format!("ordering {order}"))
     }
 
     /// Waits for the answer to the last order.

@@ -76,6 +76,16 @@ pub fn stats() -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
+/// A statistic that is no number.
+pub fn text(key: &str) -> Result<String> {
+    let stats = fs::read_to_string(STATS).with_context(|| format!("reading {STATS}"))?;
+    stats
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        .map(str::to_owned)
+        .with_context(|| format!("the module's statistics have no {key}"))
+}
+
 /// A histogram of the statistics: how many fell below 1, 2, 4, 8, ... microseconds.
 pub fn histogram(key: &str) -> Result<Vec<u64>> {
     let text = fs::read_to_string(STATS).with_context(|| format!("reading {STATS}"))?;

@@ -15,7 +15,7 @@ use crate::guest::{module, poll, vm, Filler, Guest, Swap};
 ///
 /// That is SIGBUS, and SIGSEGV where the pages that a handler of SIGBUS needs are gone, too: Rust's
 /// runtime has one.
-fn ended_by_loss(error: &anyhow::Error) -> Result<()> {
+pub fn ended_by_loss(error: &anyhow::Error) -> Result<()> {
     let said = format!("{error:#}");
     let known = ["signal: 7 ", "signal: 11 "];
     ensure!(

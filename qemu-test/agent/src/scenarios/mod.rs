@@ -7,6 +7,7 @@ mod common;
 mod demo;
 mod kinds;
 mod losses;
+mod mirror;
 mod plain;
 mod power;
 mod refusals;
@@ -249,6 +250,33 @@ const TABLE: &[Entry] = &[
         "another version of the protocol",
         refusals::version,
     ),
+    Entry::new("mirror-both", "each page on two servers", mirror::both),
+    Entry::new(
+        "mirror-primary-killed",
+        "the primary dies while pages are read",
+        mirror::primary_killed,
+    ),
+    Entry::new(
+        "mirror-killed",
+        "the mirror dies while pages are stored",
+        mirror::mirror_killed,
+    ),
+    Entry::new(
+        "mirror-slow",
+        "a primary that stands still: the mirror is asked, too",
+        mirror::primary_slow,
+    ),
+    Entry::new(
+        "mirror-returns",
+        "the primary comes back empty",
+        mirror::primary_returns,
+    ),
+    Entry::new(
+        "mirror-strict",
+        "nothing is stored on one server only",
+        mirror::strict,
+    ),
+    Entry::new("mirror-gone", "both servers die", mirror::both_gone),
     Entry::new(
         "rewritten",
         "pages change while their writeback waits",

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A lane: one connection to each server, the operations that go over them, and what is in flight.
+//!
+//! All slots of a swap cluster go by one lane, so that a lane alone decides their order, on one server
+//! and on two. What is decided, the engine decides (`engine::Lane`); here are the locks around it and
+//! the folios behind its tokens.
+//!
+//! | file | side | context |
+//! |---|---|---|
+//! | `lane.rs` | asking: stores, loads, frees | the hooks, process context |
+//! | `tx.rs` | sending | whoever asked and found the socket free, or the thread |
+//! | `rx.rs` | receiving, completing | softirq, or inside a sender |
+//! | `session.rs` | connecting, giving up, time | the thread |
+//! | `link.rs` | one of the connections | |
+//!
+//! Locks, in order: a connection's `tx` (mutex: who sends), the socket's lock, `state` (spin lock,
+//! interrupts off), the pool's free list. Nobody holds two `tx`. Above all of them may stand the swap
+//! cluster's lock and whatever a task in reclaim holds, which is why the hooks only ever *try* `tx`.
+//! Nothing ends a folio under `state`.
+
+use super::engine::{
+    self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, FREE_LIMIT,
+};
+use super::link::{event, Part};
+use super::platform::{
+    folio::{LoadingFolio, StoringFolio},
+    sys, //
+};
+use super::protocol::Slot;
+use super::shared::Shared;
+use super::stats::LaneCounters;
+use super::table::{LoadEntry, Table};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        new_condvar,
+        new_spinlock_irq,
+        Arc,
+        CondVar,
+        SpinLockIrq, //
+    }, //
+};
+
+/// Loads that may be in flight on a lane: the loads' own part of the in-flight table.
+const LOADS: u32 = 128;
+
+/// Stores that wait until the asking task sends them itself; fewer are left to the thread, which
+/// finds more of them together the longer it takes to run.
+const SEND_BATCH: usize = 32;
+
+/// What is in flight, in the order that the servers are to see.
+pub(crate) type Streams = engine::Lane<
+    u32,
+    KVVec<CopySlot>,
+    KVVec<AskSlot<u32>>,
+    KVVec<OpSlot<u32>>,
+    KVVec<LoadSlot<u16>>,
+>;
+
+/// Under the lane's lock.
+pub(crate) struct State {
+    pub(crate) streams: Streams,
+    pub(crate) table: Table,
+    /// Whether the primary's connection was lost and no load has come from the mirror since.
+    pub(crate) failing_over: bool,
+}
+
+/// The connections of one number to each server.
+#[pin_data]
+pub(crate) struct Lane {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) number: u16,
+    #[pin]
+    pub(crate) state: SpinLockIrq<State>,
+    /// Loads wait here for an entry.
+    #[pin]
+    pub(crate) load_room: CondVar,
+    #[pin]
+    primary: Part,
+    #[pin]
+    mirror: Part,
+}
+
+fn filled<T: Copy>(item: T, n: usize) -> Result<KVVec<T>> {
+    let mut items = KVVec::with_capacity(n, GFP_KERNEL)?;
+    for _ in 0..n {
+        items.push(item, GFP_KERNEL)?;
+    }
+    Ok(items)
+}
+
+fn streams(shared: &Shared) -> Result<Streams> {
+    let copies = usize::try_from(shared.pool.size())?;
+    // A load that was asked twice keeps its entry until both servers have answered.
+    let loads = usize::try_from(LOADS)? * 2;
+    let one = || -> Result<_> {
+        // Twice the pool: a store that was refused leaves a hole until the server's next ACK.
+        let ops = filled(OpSlot::EMPTY, copies * 2 + FREE_LIMIT)?;
+        Ok((ops, filled(LoadSlot::EMPTY, loads)?))
+    };
+    let config = &shared.config;
+    Ok(Streams::new(
+        one()?,
+        config.mirror.map(|_| one()).transpose()?,
+        filled(CopySlot::EMPTY, copies)?,
+        filled(AskSlot::EMPTY, loads)?,
+        config.mirror_strict,
+    ))
+}
+
+impl Lane {
+    /// Lane `number`, not connected.
+    pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
+        let state = State {
+            streams: streams(&shared)?,
+            table: Table::new(shared.pool.size(), LOADS)?,
+            failing_over: false,
+        };
+        Arc::pin_init(
+            try_pin_init!(Self {
+                shared,
+                number,
+                state <- new_spinlock_irq!(state),
+                load_room <- new_condvar!(),
+                primary <- Part::new()?,
+                mirror <- Part::new()?,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// What belongs to one of the connections.
+    pub(crate) fn part(&self, replica: Replica) -> &Part {
+        match replica {
+            Replica::Primary => &self.primary,
+            Replica::Mirror => &self.mirror,
+        }
+    }
+
+    /// Whether a store of this slot is worth being admitted.
+    pub(crate) fn takes(&self, slot: u64) -> bool {
+        let shared = &self.shared;
+        let takes = |replica| {
+            let whole = shared.areas.standing(replica, Slot(slot)) != Standing::Behind;
+            self.part(replica).is_up() && whole
+        };
+        let mut replicas = shared.config.replicas();
+        if shared.config.mirror_strict {
+            replicas.all(takes)
+        } else {
+            replicas.any(takes)
+        }
+    }
+
+    /// Rings the bells of the connections that `wanted` says.
+    fn ring(&self, events: u32, wanted: impl Fn(Replica, &Part) -> bool) {
+        for replica in self.shared.config.replicas() {
+            let part = self.part(replica);
+            if wanted(replica, part) {
+                part.bell.ring(events);
+            }
+        }
+    }
+
+    /// Slots were freed: the servers are to be told.
+    pub(crate) fn tell_freed(&self) {
+        self.ring(event::FREE, |_, _| true);
+    }
+
+    /// There may be something to send on any connection.
+    pub(crate) fn tell_output(&self, streams: &Streams) {
+        self.ring(event::SEND, |replica, _| streams.has_output(replica));
+    }
+
+    /// Somebody must look at the clock, as something is in flight.
+    fn tell_watch(&self) {
+        self.ring(event::WATCH, |_, part| !part.watched.load(Relaxed));
+    }
+
+    /// Sends a folio that was admitted. It ends by itself.
+    pub(crate) fn store(&self, folio: &StoringFolio) {
+        let (first, pages) = (folio.slot(), folio.pages());
+        let pool = &self.shared.pool;
+        let mut lead = None;
+        for index in 0..pages {
+            let slot = first.saturating_add(u64::from(index));
+            let Some(number) = pool.take() else {
+                // Admission has reserved them all: not reached. The folio fails, in one piece.
+                ratelimited!(pr_err, "the in-flight table is short of what it promised\n");
+                match lead {
+                    Some(lead) => self.change(|s| s.table.abandon(lead, pages - index)),
+                    None => folio.start_writeback().failed(),
+                }
+                return;
+            };
+            let crc = pool.buffers().fill(number, folio, index, slot);
+            let many = self.change(|state| {
+                let lead = *lead.get_or_insert_with(|| {
+                    // The bits before the queue, under the lock: a free that is sent later sees them.
+                    self.shared.areas.set(first, pages);
+                    let folio = folio.start_writeback();
+                    state.table.begin_store(number, folio, first, pages);
+                    number
+                });
+                state.table.add_copy(number, lead);
+                let State { streams, table, .. } = state;
+                let areas = &self.shared.areas;
+                let asked = streams.store(Slot(slot), crc, number, sys::now_ms(), areas);
+                if asked.is_err() {
+                    table.end_copy(number, Err(StoreError::Expired), pool);
+                }
+                Replica::BOTH.map(|replica| streams.queued(replica) >= SEND_BATCH)
+            });
+            for (replica, many) in Replica::BOTH.into_iter().zip(many) {
+                if many {
+                    // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
+                    self.send(replica);
+                }
+            }
+            self.tell_watch();
+        }
+        let state = self.state.lock();
+        self.tell_output(&state.streams);
+    }
+
+    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight.
+    pub(crate) fn load(&self, folio: LoadingFolio) {
+        let (slot, pages) = (folio.slot(), folio.pages());
+        let entry = LoadEntry {
+            folio,
+            pages,
+            asked_us: sys::now_us(),
+            patient: sys::current_is_swapoff(),
+            damaged: 0,
+        };
+        match self.ask(slot, entry) {
+            Err(entry) => {
+                ratelimited!(
+                    pr_err,
+                    "a page could not be read back (no answer in time): slot {slot:#x}\n"
+                );
+                entry.folio.done(false, false);
+            }
+            Ok(()) => {
+                for replica in self.shared.config.replicas() {
+                    self.send(replica);
+                }
+            }
+        }
+    }
+
+    /// Puts a load into the table, waiting for room as long as a load may wait at all.
+    fn ask(&self, slot: u64, entry: LoadEntry) -> Result<(), LoadEntry> {
+        let since_ms = entry.asked_us / 1000;
+        let mut state = self.state.lock();
+        while !state.table.has_load_room() {
+            let waited = sys::now_ms().saturating_sub(since_ms);
+            if waited > self.shared.config.hold_ms && !entry.patient {
+                return Err(entry);
+            }
+            // The thread looks at the time for those who wait here, too, and wakes them.
+            self.load_room.wait(&mut state);
+        }
+        let State { streams, table, .. } = &mut *state;
+        let pages = entry.pages;
+        let number = table.begin_load(entry)?;
+        let areas = &self.shared.areas;
+        let asked = streams.load(Slot(slot), pages, number, since_ms, areas);
+        if asked.is_err() {
+            // The engine's table is larger than ours, the run was looked at, and never are both
+            // servers behind: not reached.
+            return table.cancel_load(number).map_or(Ok(()), Err);
+        }
+        drop(state);
+        self.tell_watch();
+        Ok(())
+    }
+
+    /// Changes the state, and then, without the lock, ends what has ended by it.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let (result, done) = {
+            let mut state = self.state.lock();
+            let result = change(&mut state);
+            (result, state.table.pop_done(&self.shared.pool))
+        };
+        if let Some(done) = done {
+            self.finish(done);
+        }
+        result
+    }
+
+    /// Asks for the freed slots of this lane's clusters to be freed on a server.
+    pub(crate) fn flush_frees(&self, replica: Replica) {
+        let lanes = u64::from(self.shared.config.connections);
+        let mine = |cluster: u64| cluster % lanes == u64::from(self.number);
+        let waits = &self.part(replica).frees_wait;
+        // Said first: an ACK that comes meanwhile asks for another look.
+        waits.store(true, Relaxed);
+        let all = self.shared.areas.take_flagged(replica, mine, |slot| {
+            // Looked at under the lock: who freezes takes it, and then sees what was asked before.
+            self.change(|state| {
+                !self.shared.frozen.load(Relaxed) && state.streams.free(replica, Slot(slot)).is_ok()
+            })
+        });
+        waits.store(!all, Relaxed);
+    }
+
+    /// Whether a server was asked to free pages and has not answered.
+    pub(crate) fn frees_in_flight(&self) -> bool {
+        let state = self.state.lock();
+        Replica::BOTH
+            .into_iter()
+            .any(|replica| state.streams.frees_in_flight(replica) > 0)
+    }
+
+    /// What the statistics show.
+    pub(crate) fn report(&self) -> LaneReport {
+        let state = self.state.lock();
+        let streams = &state.streams;
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        LaneReport {
+            counters: state.table.counters,
+            stores: count(streams.stores_in_flight()),
+            loads: count(streams.loads_in_flight()),
+            frees: Replica::BOTH
+                .into_iter()
+                .map(|replica| count(streams.frees_in_flight(replica)))
+                .sum(),
+        }
+    }
+}
+
+/// A lane's numbers for the statistics.
+pub(crate) struct LaneReport {
+    pub(crate) counters: LaneCounters,
+    pub(crate) stores: u64,
+    pub(crate) loads: u64,
+    pub(crate) frees: u64,
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Two servers, each page on both: whichever goes, no program notices more than a pause.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use qemu_test_wire::{HOST_ADDRESS, MIRROR_PORT};
+
+use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use crate::guest::{module, poll, vm, Filler, Guest, Swap};
+
+/// Both servers, swap on the first disk, module.
+fn begin(guest: &mut Guest, parameters: &str) -> Result<Swap> {
+    guest.host.start_server(ROOMY)?;
+    guest.host.mirror(|host| host.start_server(ROOMY))?;
+    let disk = Swap::on(0, 10)?;
+    guest.insmod(&format!("mirror={HOST_ADDRESS}:{MIRROR_PORT} {parameters}"))?;
+    Ok(disk)
+}
+
+/// Everything off; nothing is left on the servers that run, and no load has failed.
+fn end(guest: &mut Guest, disk: &Swap, server: bool, mirror: bool) -> Result<()> {
+    disk.off()?;
+    if server {
+        guest.expect_server_pages(0)?;
+    }
+    if mirror {
+        expect_mirror_pages(guest, 0)?;
+    }
+    for key in ["remote_pages", "failed_loads", "leftover_slots"] {
+        let value = guest.stat(key)?;
+        ensure!(value == 0, "the module's {key} is {value} at the end");
+    }
+    guest.rmmod()?;
+    if server {
+        guest.host.stop_server()?;
+    }
+    if mirror {
+        guest.host.mirror(|host| host.stop_server())?;
+    }
+    Ok(())
+}
+
+fn mirror_pages(guest: &mut Guest) -> Result<u64> {
+    guest.host.mirror(|host| host.server_pages())
+}
+
+fn expect_mirror_pages(guest: &mut Guest, pages: u64) -> Result<()> {
+    poll("pages on the mirror", Duration::from_secs(30), || {
+        Ok(mirror_pages(guest)? == pages)
+    })
+}
+
+fn settled(guest: &mut Guest) -> Result<()> {
+    poll("the end of all stores", Duration::from_secs(30), || {
+        Ok(guest.stat("inflight_stores")? == 0)
+    })
+}
+
+/// Every page is on both servers, and freed on both.
+pub fn both(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let (_cgroup, mut filler) = evicted(guest, "mirror-both", small(PAGES, 61))?;
+    settled(guest)?;
+    let (away, one, other) = (
+        guest.stat("remote_pages")?,
+        guest.host.server_pages()?,
+        mirror_pages(guest)?,
+    );
+    ensure!(
+        away > 1000 && one >= away && other >= away,
+        "{away} pages away, {one} on the server, {other} on the mirror"
+    );
+    ensure!(guest.stat("degraded")? == 0, "degraded with both there");
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk, true, true)
+}
+
+/// What a program that reads all its pages sees when a server is killed in the midst of it.
+fn verify_while(filler: &mut Filler, deed: impl FnOnce() -> Result<()>) -> Result<()> {
+    filler.order("shuffled")?;
+    std::thread::sleep(Duration::from_millis(300));
+    deed()?;
+    let answer = filler.answer()?;
+    ensure!(answer.wrong == 0, "{} bytes are wrong", answer.wrong);
+    Ok(())
+}
+
+/// The primary is killed while its pages are read: the mirror answers, and takes what comes later alone.
+pub fn primary_killed(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let spec = small(PAGES, 62);
+    let (cgroup, mut filler) = evicted(guest, "primary-killed", spec)?;
+    settled(guest)?;
+    verify_while(&mut filler, || guest.host.kill_server())?;
+    let stored = guest.stat("stored_pages")?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    settled(guest)?;
+    ensure!(
+        guest.stat("stored_pages")? > stored + 1000,
+        "the mirror was not stored to while it was alone"
+    );
+    ensure!(guest.stat("degraded")? == 1, "not degraded with one there");
+    filler.verify()?;
+    expect_at_least(guest, "failovers", 1)?;
+    let stall = guest.stat("failover_us_max")?;
+    guest.figures.insert("failover_us_max".to_owned(), stall);
+    filler.end()?;
+    end(guest, &disk, false, true)
+}
+
+/// The mirror is killed while pages are stored: nobody waits for it.
+pub fn mirror_killed(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let spec = small(PAGES, 63);
+    let (cgroup, mut filler) = filled(guest, "mirror-killed", 16, spec)?;
+    filler.order("rewrite")?;
+    std::thread::sleep(Duration::from_millis(300));
+    guest.host.mirror(|host| host.kill_server())?;
+    filler.answer()?;
+    evict_all(&cgroup, &spec)?;
+    filler.verify()?;
+    cgroup.set_limit(0)?;
+    filler.end()?;
+    end(guest, &disk, true, false)
+}
+
+/// A primary that stands still: the mirror is asked, too, and nobody waits as long as that stands.
+pub fn primary_slow(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "silence_ms=60000 store_ms=600000")?;
+    let (_cgroup, mut filler) = evicted(guest, "primary-slow", small(64, 64))?;
+    settled(guest)?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    guest.host.pause_server()?;
+    filler.verify()?;
+    let hedged = guest.stat("hedged_loads")?;
+    ensure!(hedged > 0, "no load was asked of the mirror, too");
+    guest.figures.insert("hedged_loads".to_owned(), hedged);
+    guest.host.resume_server()?;
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk, true, true)
+}
+
+/// The primary comes back empty: what it lacks comes from the mirror, what is stored anew goes to both,
+/// and what it had is never mistaken for what it has.
+pub fn primary_returns(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let spec = small(PAGES, 65);
+    let (cgroup, mut filler) = evicted(guest, "primary-returns", spec)?;
+    settled(guest)?;
+    guest.host.kill_server()?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    guest.host.start_server(ROOMY)?;
+    poll("both servers connected", Duration::from_secs(60), || {
+        Ok(module::text("link.0.state")? == "up" && module::text("link.1.state")? == "up")
+    })?;
+    filler.verify()?;
+    ensure!(
+        guest.stat("behind_clusters_primary")? > 0,
+        "an empty server counts as one that has all"
+    );
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    filler.verify()?;
+    filler.end()?;
+    // With nothing left there is nothing that one of them lacks.
+    disk.off()?;
+    poll("a whole pair", Duration::from_secs(30), || {
+        Ok(guest.stat("degraded")? == 0)
+    })?;
+    disk.enable(10)?;
+    let (_cgroup, mut other) = evicted(guest, "primary-returns-other", small(PAGES / 4, 66))?;
+    settled(guest)?;
+    ensure!(guest.host.server_pages()? > 1000, "the primary is left out");
+    guest.host.mirror(|host| host.kill_server())?;
+    other.verify()?;
+    other.end()?;
+    end(guest, &disk, true, false)
+}
+
+/// `mirror_strict=1`: with one server away nothing is stored, and what is on both is read.
+pub fn strict(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "mirror_strict=1")?;
+    let spec = small(PAGES, 67);
+    let (cgroup, mut filler) = evicted(guest, "mirror-strict", spec)?;
+    settled(guest)?;
+    guest.host.mirror(|host| host.kill_server())?;
+    filler.perform("rewrite")?;
+    settled(guest)?;
+    let (stored, written) = (guest.stat("stored_pages")?, disk.pages_written()?);
+    evict_all(&cgroup, &spec)?;
+    ensure!(
+        guest.stat("stored_pages")? == stored,
+        "pages were stored on one server only"
+    );
+    ensure!(
+        disk.pages_written()? > written + 1000,
+        "what was refused did not go to the disk"
+    );
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk, true, false)
+}
+
+/// Both servers stand still, then both are gone: reads fail in time, and the module can go.
+pub fn both_gone(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "hold_ms=3000")?;
+    let (_cgroup, mut filler) = evicted(guest, "both-gone", small(PAGES / 4, 68))?;
+    settled(guest)?;
+    guest.host.kill_server()?;
+    guest.host.mirror(|host| host.kill_server())?;
+    let started = Instant::now();
+    match filler.perform("verify") {
+        Ok(answer) => ensure!(answer.wrong == 0, "{} bytes are wrong", answer.wrong),
+        Err(error) => super::losses::ended_by_loss(&error)?,
+    }
+    ensure!(
+        started.elapsed() < Duration::from_secs(60),
+        "a read waited for longer than hold_ms"
+    );
+    drop(filler);
+    disk.off()?;
+    guest.rmmod()
+}
