@@ -105,7 +105,7 @@
 //!    |      completed          |
 //!    |                         | hedge()         one of them fails or goes
 //!    |                         v               ---------------------------> (1)
-//!    |   |                    (2) asked of both
+//!    |                        (2) asked of both
 //!    |                         |
 //!    |                         | one has delivered every page: completed
 //!    |                         v
@@ -137,7 +137,8 @@
 //! - What a failed store may have left is freed on both replicas.
 //! - A replica that comes back without its pages is marked behind for each cluster of which the other is
 //!   whole, before [`Lane::connected`]. A resync makes it partial once no old page is left there, and whole
-//!   once it has them all.
+//!   once it has them all. Pages that it sends on another connection than the lane's it sends only while the
+//!   replica owes the lane no FREE ([`Lane::frees_in_flight`]): the mask is as old as the FREE.
 //! - The mask that [`Stream::next`] asks for holds only slots that are free at that moment and have no
 //!   store unanswered. Then a free never undoes a store, however often it is sent.
 

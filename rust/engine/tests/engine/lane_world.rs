@@ -312,6 +312,10 @@ impl World {
             if source != Standing::Whole || !self.hosts.iter().all(there) {
                 continue;
             }
+            // Pages that come past the lane's stream would be freed by what is still in it.
+            if self.lanes[lane].lane.frees_in_flight(replica) > 0 {
+                continue;
+            }
             match standing {
                 Standing::Behind => {
                     let pages = &mut self.hosts[place(replica)].server.pages;
