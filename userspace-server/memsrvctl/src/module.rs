@@ -92,10 +92,9 @@ fn value_of(key: &str, text: &str) -> Value {
 /// Whether a number goes up and down, so that a rate of it says nothing.
 fn is_level(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    name.starts_with("inflight")
-        || name.starts_with("remote")
-        || name.starts_with("granted")
-        || name.starts_with("leftover")
+    let levels = ["inflight", "remote", "granted", "leftover", "behind"];
+    levels.iter().any(|level| name.starts_with(level))
+        || ["degraded", "mirror_strict", "failover_us_max"].contains(&name)
 }
 
 /// How much each counter grew per second between two looks.
@@ -136,5 +135,20 @@ mod tests {
         assert_eq!(rates.get("stored_pages"), Some(&10.0));
         assert_eq!(rates.get("restarted"), Some(&0.0));
         assert_eq!(rates.len(), 2, "{rates:?}");
+    }
+
+    #[test]
+    fn what_is_said_of_the_mirror_has_rates_only_where_it_counts() {
+        let before = parse("failovers 1\nhedged_loads 10\n");
+        let text = "mirror_strict 1\ndegraded 1\nbehind_clusters_primary 3\n\
+            behind_clusters_mirror 4\nfailovers 2\nfailover_us_max 900\nhedged_loads 14\n";
+        let levels = rates(&parse(text), &parse(text), Duration::from_secs(1));
+        assert_eq!(
+            levels.keys().collect::<Vec<_>>(),
+            ["failovers", "hedged_loads"]
+        );
+        let rates = rates(&before, &parse(text), Duration::from_secs(2));
+        assert_eq!(rates.get("failovers"), Some(&0.5));
+        assert_eq!(rates.get("hedged_loads"), Some(&2.0));
     }
 }

@@ -15,7 +15,8 @@ use crate::server::{self, key, Rates};
 /// Widest bar of a histogram.
 const BAR: u64 = 40;
 
-fn size(pages: u64) -> String {
+/// So many pages, as bytes with a unit.
+pub fn size(pages: u64) -> String {
     let page = u64::try_from(PAGE_SIZE).unwrap_or(4096);
     Size(pages.saturating_mul(page)).to_string()
 }
@@ -157,23 +158,61 @@ fn connections(sample: &server::Sample) -> Table {
     table
 }
 
+/// With a mirror: the two servers, and what is not as it should be.
+fn mirror(sample: &module::Sample) -> Option<String> {
+    let address = plain(sample.get("mirror")?);
+    let number = |key: &str| match sample.get(key) {
+        Some(Value::Number(number)) => *number,
+        _ => 0,
+    };
+    let primary = sample.get("server").map_or_else(String::new, plain);
+    let mut text = format!("primary {primary}, mirror {address}\n");
+    if number("mirror_strict") > 0 {
+        text.push_str("mirror_strict: no page is stored that only one of them would hold\n");
+    }
+    let mut missing = Vec::new();
+    for (name, prefix, key) in [
+        ("primary", "link.", "behind_clusters_primary"),
+        ("mirror", "mirror_link.", "behind_clusters_mirror"),
+    ] {
+        let of_it = |(key, _): &&(String, Value)| {
+            let rest = key.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.ends_with(".state"))
+        };
+        let links: Vec<_> = sample.0.iter().filter(of_it).collect();
+        let up = links.iter().filter(|(_, state)| plain(state) == "up");
+        let up = up.count();
+        if up < links.len() {
+            missing.push(format!("{name}: {up} of {} links are up", links.len()));
+        }
+        let behind = number(key);
+        if behind > 0 {
+            missing.push(format!(
+                "{name}: is behind for {behind} clusters of swap (of 2 MiB each); pages there may be \
+                 on the other server only"
+            ));
+        }
+    }
+    if number("degraded") > 0 {
+        text.push_str("degraded: not every page is on both servers, or a server is away\n");
+    }
+    for line in missing {
+        text.push_str(&format!("  {line}\n"));
+    }
+    Some(text)
+}
+
 /// What the module said.
 pub fn module(sample: &module::Sample, rates: Option<&BTreeMap<String, f64>>) -> String {
     let mut counters = table(&["module", "count", "size", "per second"], 1);
     let mut links: BTreeMap<(u64, String), BTreeMap<String, String>> = BTreeMap::new();
     let mut histograms = String::new();
     for (key, value) in &sample.0 {
-        let link = key
-            .strip_prefix("link.")
-            .and_then(|rest| rest.split_once('.'));
-        match (link, value) {
+        match (link_of(key), value) {
             (Some((number, name)), value) => {
                 // By number where it is one, so that 10 comes after 9.
                 let number = (number.parse().unwrap_or(u64::MAX), number.to_owned());
-                links
-                    .entry(number)
-                    .or_default()
-                    .insert(name.to_owned(), plain(value));
+                links.entry(number).or_default().insert(name, plain(value));
             }
             (None, Value::Buckets(counts)) => histograms.push_str(&histogram(key, counts)),
             (None, Value::Number(count)) => {
@@ -190,7 +229,8 @@ pub fn module(sample: &module::Sample, rates: Option<&BTreeMap<String, f64>>) ->
             }
         }
     }
-    let mut text = format!("{counters}\n");
+    let mut text = mirror(sample).map_or_else(String::new, |text| format!("{text}\n"));
+    text.push_str(&format!("{counters}\n"));
     if !links.is_empty() {
         text.push_str(&format!("\n{}\n", link_table(&links)));
     }
@@ -198,7 +238,18 @@ pub fn module(sample: &module::Sample, rates: Option<&BTreeMap<String, f64>>) ->
     text
 }
 
-fn plain(value: &Value) -> String {
+/// A link's number and what is said of it; of the mirror's link of the same number, as `mirror ...`.
+fn link_of(key: &str) -> Option<(&str, String)> {
+    let (rest, of) = match key.strip_prefix("mirror_link.") {
+        Some(rest) => (rest, "mirror "),
+        None => (key.strip_prefix("link.")?, ""),
+    };
+    let (number, name) = rest.split_once('.')?;
+    Some((number, format!("{of}{name}")))
+}
+
+/// A value as text.
+pub fn plain(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),
         Value::Text(text) => text.clone(),
@@ -209,13 +260,15 @@ fn plain(value: &Value) -> String {
 fn link_table(links: &BTreeMap<(u64, String), BTreeMap<String, String>>) -> Table {
     let mut names: Vec<&str> = Vec::new();
     // State and peer first: they are what one looks for.
-    let known = ["state", "peer"]
+    let known: Vec<&str> = ["state", "peer", "mirror state", "mirror peer"]
         .into_iter()
-        .filter(|name| links.values().any(|l| l.contains_key(*name)));
+        .filter(|name| links.values().any(|l| l.contains_key(*name)))
+        .collect();
+    let left = known.len().saturating_add(1);
     let all = links
         .values()
         .flat_map(|link| link.keys().map(String::as_str));
-    for name in known.chain(all) {
+    for name in known.into_iter().chain(all) {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -223,7 +276,7 @@ fn link_table(links: &BTreeMap<(u64, String), BTreeMap<String, String>>) -> Tabl
     let header: Vec<&str> = std::iter::once("link")
         .chain(names.iter().copied())
         .collect();
-    let mut table = table(&header, 3);
+    let mut table = table(&header, left);
     for ((_, number), link) in links {
         let values = names
             .iter()

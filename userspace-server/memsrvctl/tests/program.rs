@@ -18,10 +18,14 @@ mod program {
     use predicates::str::{contains, is_match};
     use serde_json::Value;
 
-    fn status() -> Command {
+    fn memsrvctl(subcommand: &str) -> Command {
         let mut command = Command::cargo_bin("memsrvctl").unwrap();
-        command.arg("status").timeout(Duration::from_secs(20));
+        command.arg(subcommand).timeout(Duration::from_secs(20));
         command
+    }
+
+    fn status() -> Command {
+        memsrvctl("status")
     }
 
     /// A server in this process, and what ends it when dropped.
@@ -166,12 +170,60 @@ mod program {
     const STATS: &str = "version 0.1.0\nserver 10.0.0.2:7170\nstored_pages 3\nnew_thing 42\n\
         load_us_log2 0 0 4 8\nlink.0.state up\nlink.0.peer 10.0.0.2:7170\nlink.1.state down\n";
 
+    const MIRRORED: &str = "server 10.0.0.2:7170\nremote_pages 3\nload_us_log2 0 1\n\
+        mirror 10.0.0.3:7170\nmirror_strict 0\ndegraded 0\nbehind_clusters_primary 0\n\
+        behind_clusters_mirror 0\nfailovers 0\nfailover_us_max 0\nhedged_loads 0\n\
+        mirror_link.0.state up\nmirror_link.0.peer 10.0.0.3:7170\nmirror_link.1.state up\n\
+        mirror_link.1.peer 10.0.0.3:7170\nlink.0.state up\nlink.0.peer 10.0.0.2:7170\n\
+        link.0.stored_pages 7\nlink.1.state up\nlink.1.peer 10.0.0.2:7170\n";
+
+    /// A debugfs with a module's files in it.
+    fn debugfs(stats: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("memsrv")).unwrap();
+        std::fs::write(dir.path().join("memsrv/stats"), stats).unwrap();
+        dir
+    }
+
+    fn shown(stats: &str) -> assert_cmd::assert::Assert {
+        let dir = debugfs(stats);
+        let assert = status().arg("--debugfs").arg(dir.path()).assert();
+        assert.success()
+    }
+
+    #[test]
+    fn a_mirror_is_shown_beside_the_primary() {
+        shown(MIRRORED)
+            .stdout(contains("primary 10.0.0.2:7170, mirror 10.0.0.3:7170\n\n"))
+            .stdout(is_match(r"(?m)^ link +state +peer +mirror state +mirror peer").unwrap())
+            .stdout(is_match(r"(?m)^ 0 +up +10.0.0.2:7170 +up +10.0.0.3:7170 +7").unwrap())
+            .stdout(contains("degraded:").not());
+        let strict = MIRRORED.replace("strict 0", "strict 1");
+        shown(&strict).stdout(contains("mirror_strict: no page"));
+        shown(STATS).stdout(contains("primary").or(contains("mirror")).not());
+    }
+
+    #[test]
+    fn what_is_degraded_is_said_in_words() {
+        let degraded = MIRRORED.replace("degraded 0", "degraded 1");
+        let down = degraded.replace("mirror_link.1.state up", "mirror_link.1.state down");
+        shown(&down)
+            .stdout(contains("\ndegraded: "))
+            .stdout(contains("\n  mirror: 1 of 2 links are up\n"))
+            .stdout(contains("primary: ").or(contains("is behind")).not());
+        let behind = degraded.replace("behind_clusters_primary 0", "behind_clusters_primary 12");
+        shown(&behind)
+            .stdout(contains(
+                "\n  primary: is behind for 12 clusters of swap (of 2 MiB each); pages there may be on \
+                 the other server only\n",
+            ))
+            .stdout(contains("links are up").or(contains("mirror: is")).not());
+    }
+
     #[test]
     fn the_modules_file_is_shown_with_all_that_is_in_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = debugfs(STATS);
         let debugfs = dir.path().to_str().unwrap();
-        std::fs::create_dir(dir.path().join("memsrv")).unwrap();
-        std::fs::write(dir.path().join("memsrv/stats"), STATS).unwrap();
         status()
             .args(["--debugfs", debugfs])
             .assert()
@@ -203,9 +255,7 @@ mod program {
 
     #[test]
     fn help_and_version_say_what_there_is() {
-        let memsrvctl = || Command::cargo_bin("memsrvctl").unwrap();
-        memsrvctl()
-            .arg("--help")
+        memsrvctl("--help")
             .assert()
             .success()
             .stdout(contains("status"));
@@ -214,8 +264,7 @@ mod program {
             .assert()
             .success()
             .stdout(contains("Exit codes"));
-        memsrvctl()
-            .arg("--version")
+        memsrvctl("--version")
             .assert()
             .success()
             .stdout(contains(env!("CARGO_PKG_VERSION")));
