@@ -39,18 +39,48 @@ pub enum Error {
     /// debugfs has nothing.
     #[error(
         "debugfs is not mounted on {0}; mount it with `mount -t debugfs none {0}`, or name another \
-         place with --debugfs, or a server with --server"
+         place with --debugfs (a server elsewhere is asked by `status --server`)"
     )]
     NotMounted(String),
     /// The module has no statistics.
     #[error(
         "the memsrv module is not loaded on this machine ({0} is not there); load it with `insmod \
-         memsrv.ko server=ADDRESS`, or name a server with --server"
+         memsrv.ko server=ADDRESS` (a server elsewhere is asked by `status --server`)"
     )]
     NotLoaded(String),
     /// The statistics cannot be read.
     #[error("cannot read {path}: {error}; debugfs is for root only")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// The statistics do not say how many pages are away.
+    #[error("the module does not say how many pages are away (remote_pages): nothing is given up")]
+    NoCount,
+    /// Giving up was not confirmed.
+    #[error(
+        "nothing is given up without --yes: {what} on {servers} would be lost, unless a server comes \
+         back; programs that need them get SIGBUS. Where a server may come back, wait for it"
+    )]
+    NotSure {
+        /// How many pages.
+        what: String,
+        /// Where they are.
+        servers: String,
+    },
+    /// The module gives nothing up while a server is there.
+    #[error(
+        "a server is connected: nothing is given up; `memsrvctl status` shows which links are up"
+    )]
+    Connected,
+    /// The module has no such command.
+    #[error("the module does not know giveup, it is older than this program: nothing is given up")]
+    NoCommand,
+    /// The module's control file cannot be written.
+    #[error("cannot write {path}: {error}; nothing is given up; debugfs is for root only")]
+    Control {
         /// The file.
         path: PathBuf,
         /// What the kernel says.
@@ -65,6 +95,7 @@ impl Error {
     /// The program's exit code; documented in `--help` and the manual page.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::NotSure { .. } => 2,
             Error::NotMounted(_) | Error::NotLoaded(_) => 3,
             _ => 1,
         }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Shows what a memory server, or the memsrv module of this machine, is doing.
+//! Shows what a memory server, or the memsrv module of this machine, is doing, and tells the module.
 
 mod error;
+mod giveup;
 mod module;
 mod server;
 mod show;
@@ -21,10 +22,13 @@ const SERVER_HELP: &str = "Ask the server at this address, as 10.0.0.2, 10.0.0.2
     [2001:db8::2]:7170 [default: the module of this machine]";
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 the server cannot be reached or answers nonsense; 2 wrong option; 3 the module
-is not loaded here, or debugfs is not mounted.
+Exit codes: 0 done; 1 the server cannot be reached or answers nonsense, or the module refuses;
+2 wrong option, or giveup without --yes; 3 the module is not loaded here, or debugfs is not mounted.
 
 See memsrvctl(8).";
+
+/// Where debugfs is, unless somebody says otherwise.
+const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// Looks after memory servers and the memsrv module.
 #[derive(Debug, Parser)]
@@ -38,6 +42,12 @@ struct Cli {
 enum Command {
     /// Shows what is connected to what, how much is stored, and rates
     Status(Status),
+    /// Ends every wait for pages of servers that are away: the pages are lost
+    ///
+    /// A load whose server is away waits for hold_ms, and a load of swapoff until the server is back.
+    /// This ends all these waits. The pages are lost, unless a server comes back: programs that need
+    /// them get SIGBUS. The module refuses while a server is connected.
+    Giveup(giveup::Giveup),
 }
 
 #[derive(Debug, Args)]
@@ -56,7 +66,7 @@ struct Status {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: Option<u64>,
     /// Where debugfs is mounted
-    #[arg(long, value_name = "DIR", default_value = "/sys/kernel/debug")]
+    #[arg(long, value_name = "DIR", default_value = DEBUGFS)]
     debugfs: PathBuf,
 }
 
@@ -67,8 +77,11 @@ enum Sample {
 }
 
 fn main() -> ExitCode {
-    let Command::Status(options) = Cli::parse().command;
-    match status(&options) {
+    let result = match Cli::parse().command {
+        Command::Status(options) => status(&options),
+        Command::Giveup(options) => giveup::run(&options),
+    };
+    match result {
         // Whoever reads our output has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(()) => ExitCode::SUCCESS,

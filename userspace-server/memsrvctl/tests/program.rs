@@ -182,6 +182,7 @@ mod program {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("memsrv")).unwrap();
         std::fs::write(dir.path().join("memsrv/stats"), stats).unwrap();
+        std::fs::write(dir.path().join("memsrv/control"), "").unwrap();
         dir
     }
 
@@ -218,6 +219,76 @@ mod program {
                  the other server only\n",
             ))
             .stdout(contains("links are up").or(contains("mirror: is")).not());
+    }
+
+    /// What was written to the module.
+    fn said(debugfs: &tempfile::TempDir) -> String {
+        std::fs::read_to_string(debugfs.path().join("memsrv/control")).unwrap()
+    }
+
+    fn giveup(debugfs: &tempfile::TempDir, options: &[&str]) -> assert_cmd::assert::Assert {
+        let mut command = memsrvctl("giveup");
+        command.arg("--debugfs").arg(debugfs.path()).args(options);
+        command.assert()
+    }
+
+    #[test]
+    fn without_yes_nothing_is_given_up_but_what_would_be_lost_is_said() {
+        let dir = debugfs(MIRRORED);
+        giveup(&dir, &[])
+            .code(2)
+            .stdout("")
+            .stderr(contains("nothing is given up without --yes"))
+            .stderr(contains(
+                "3 pages (12 KiB) on 10.0.0.2:7170 and 10.0.0.3:7170",
+            ))
+            .stderr(contains("SIGBUS"));
+        let assert = giveup(&dir, &["--json"]).code(2);
+        let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        assert_eq!(json["given_up"], false);
+        assert_eq!(json["remote_pages"], 3);
+        assert_eq!(said(&dir), "");
+    }
+
+    #[test]
+    fn with_yes_the_module_is_told_and_what_is_lost_is_said() {
+        let dir = debugfs(MIRRORED);
+        giveup(&dir, &["--yes"])
+            .success()
+            .stdout(contains("given up: 3 pages (12 KiB) are lost").and(contains("SIGBUS")))
+            .stderr("");
+        assert_eq!(said(&dir), "giveup");
+        let dir = debugfs(MIRRORED);
+        let assert = giveup(&dir, &["--yes", "--json"]).success();
+        let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        assert_eq!(json["given_up"], true);
+        assert_eq!(json["remote_bytes"], 12_288);
+        assert_eq!(said(&dir), "giveup");
+    }
+
+    #[test]
+    fn what_cannot_be_given_up_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        giveup(&dir, &["--yes"])
+            .code(3)
+            .stderr(contains("debugfs is not mounted"));
+        std::fs::create_dir(dir.path().join("memsrv")).unwrap();
+        giveup(&dir, &["--yes"])
+            .code(3)
+            .stderr(contains("module is not loaded"));
+
+        let dir = debugfs("version 0.1.0\n");
+        let refused = || giveup(&dir, &["--yes"]).code(1).stdout("");
+        refused().stderr(contains("does not say how many pages"));
+        std::fs::write(dir.path().join("memsrv/stats"), MIRRORED).unwrap();
+        // A device that takes no byte: not what the kernel says, but an error of write().
+        std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("memsrv/control")).unwrap();
+        refused().stderr(contains("cannot write").and(contains("nothing is given up")));
+        // A module without the file: it is not made.
+        std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();
+        refused().stderr(contains("does not know giveup"));
+        assert!(!dir.path().join("memsrv/control").exists());
     }
 
     #[test]
@@ -258,7 +329,12 @@ mod program {
         memsrvctl("--help")
             .assert()
             .success()
-            .stdout(contains("status"));
+            .stdout(contains("status").and(contains("giveup")));
+        memsrvctl("giveup")
+            .arg("--help")
+            .assert()
+            .success()
+            .stdout(contains("--yes").and(contains("SIGBUS")));
         status()
             .arg("--help")
             .assert()

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Tells the module to wait no longer for pages that no server is there to give.
+//!
+//! What would be lost is shown first, and nothing is done without `--yes`: nobody can take it back.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use memsrv_protocol::PAGE_SIZE;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::module::{self, Value};
+use crate::{show, AFTER_HELP, DEBUGFS};
+
+/// What is written to the module's control file.
+const WORD: &[u8] = b"giveup";
+
+/// The command's options.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Giveup {
+    /// Do it; without, only show what would be lost
+    #[arg(long)]
+    yes: bool,
+    /// Write JSON, one object
+    #[arg(long)]
+    json: bool,
+    /// Where debugfs is mounted
+    #[arg(long, value_name = "DIR", default_value = DEBUGFS)]
+    debugfs: PathBuf,
+}
+
+/// Shows what would be lost, or gives it up.
+///
+/// # Errors
+///
+/// There is no module, it does not say what would be lost, or it refuses; or `--yes` is missing.
+pub fn run(options: &Giveup) -> Result<(), Error> {
+    let sample = module::take(&options.debugfs)?;
+    let Some(Value::Number(pages)) = sample.get("remote_pages") else {
+        return Err(Error::NoCount);
+    };
+    let (pages, what) = (*pages, format!("{pages} pages ({})", show::size(*pages)));
+    if !options.yes {
+        if options.json {
+            // Whether anybody reads it or not, this is no success.
+            let _ = say(&object(false, pages));
+        }
+        let servers = servers(&sample);
+        return Err(Error::NotSure { what, servers });
+    }
+    control(&options.debugfs.join("memsrv/control"))?;
+    let line = match options.json {
+        true => object(true, pages),
+        false => format!(
+            "given up: {what} are lost, unless a server comes back; programs that need them get \
+             SIGBUS"
+        ),
+    };
+    say(&line).map_err(Error::Output)
+}
+
+/// The servers that the module stores to.
+fn servers(sample: &module::Sample) -> String {
+    let address = |key| sample.get(key).map(show::plain);
+    let server = address("server").unwrap_or_else(|| "the server".to_owned());
+    match address("mirror") {
+        Some(mirror) => format!("{server} and {mirror}"),
+        None => server,
+    }
+}
+
+fn object(given_up: bool, pages: u64) -> String {
+    let bytes = pages.saturating_mul(u64::try_from(PAGE_SIZE).unwrap_or(4096));
+    json!({"given_up": given_up, "remote_pages": pages, "remote_bytes": bytes}).to_string()
+}
+
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Writes the word in one piece, into a file that is there already.
+fn control(path: &Path) -> Result<(), Error> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(WORD))
+        .map_err(|error| refused(path, error))
+}
+
+/// What it means that the word was not taken.
+fn refused(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => Error::Connected,
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Error::NoCommand,
+        _ => Error::Control {
+            path: path.to_owned(),
+            error,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_the_module_has_its_words() {
+        // EBUSY, EINVAL, EACCES.
+        for (errno, words) in [
+            (16, "a server is connected: nothing is given up"),
+            (22, "does not know giveup"),
+            (13, "cannot write x: Permission denied"),
+        ] {
+            let error = refused(Path::new("x"), io::Error::from_raw_os_error(errno));
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(error.exit_code(), 1);
+        }
+    }
+}
