@@ -22,7 +22,9 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Relaxed},
-        SetOnce, //
+        new_spinlock_irq,
+        SetOnce,
+        SpinLockIrq, //
     }, //
 };
 
@@ -81,6 +83,7 @@ pub(crate) struct Cleared {
 }
 
 /// The bits of all areas.
+#[pin_data]
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
     module: ModulePin,
@@ -89,6 +92,9 @@ pub(crate) struct Areas {
     present: Atomic<u64>,
     /// Clusters for which a server is behind.
     behind: [Atomic<u64>; 2],
+    /// Held while a server falls behind or catches up; below a lane's lock.
+    #[pin]
+    changing: SpinLockIrq<()>,
 }
 
 /// A replica's place in a pair.
@@ -137,18 +143,19 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
 
 impl Areas {
     /// No slots; on one server or on two.
-    pub(crate) fn new(module: ModulePin, mirrored: bool) -> Result<Self> {
+    pub(crate) fn new(module: ModulePin, mirrored: bool) -> Result<impl PinInit<Self>> {
         let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
         for _ in 0..AREAS {
             areas.push(SetOnce::new(), GFP_KERNEL)?;
         }
-        Ok(Self {
+        Ok(pin_init!(Self {
             areas,
             module,
             mirrored,
             present: Atomic::new(0),
             behind: [const { Atomic::new(0) }; 2],
-        })
+            changing <- new_spinlock_irq!(()),
+        }))
     }
 
     /// How many slots the server holds.
@@ -315,7 +322,18 @@ impl Areas {
         absent
     }
 
+    /// Both servers' bits of a cluster are changed together: never are both behind.
     fn set_behind(&self, replica: Replica, at: Place, on: bool) {
+        let _changing = self.changing.lock();
+        self.change_behind(replica, at, on);
+        if on {
+            // The engine lets one fall behind only while the other is whole. If that is behind by now it
+            // has lost all its pages: it holds no old ones, and says of those that it lacks that it does.
+            self.change_behind(replica.other(), at, false);
+        }
+    }
+
+    fn change_behind(&self, replica: Replica, at: Place, on: bool) {
         let number = index(replica);
         let (Some(chunk), Some(count)) = (self.chunk(at), self.behind.get(number)) else {
             return;
@@ -357,10 +375,11 @@ impl Areas {
                 for (cluster, used) in (0u64..).zip(&chunk.used) {
                     let cluster = number * CHUNK_CLUSTERS + cluster;
                     let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
+                    let _changing = self.changing.lock();
                     let other_is_whole =
                         self.standing(replica.other(), Slot(slot)) == Standing::Whole;
                     let behind = self.mirrored && used.load(Relaxed) > 0 && other_is_whole;
-                    self.set_behind(replica, place(slot), behind);
+                    self.change_behind(replica, place(slot), behind);
                 }
             }
         }

@@ -183,6 +183,8 @@ impl PowerHooks for Client {
         while shared.pool.used() > 0 || self.lanes.iter().any(|lane| lane.frees_in_flight()) {
             if sys::now_ms() > until {
                 pr_err!("cannot hibernate: the server does not acknowledge what it was sent; try again when it is back, or swapoff first\n");
+                // The kernel tells only those who agreed.
+                self.thaw();
                 return false;
             }
             sys::sleep_ms(10);
@@ -198,12 +200,23 @@ impl PowerHooks for Client {
     }
 
     fn leave(&self) {
+        if self.shared.frozen.load(Relaxed) {
+            // Switched off behind an image, which needs the pages when it wakes.
+            return;
+        }
         self.accept(false);
-        // The first, which says goodbye for all, is the last to go.
-        for lane in self.lanes.iter().rev() {
-            for replica in self.shared.config.replicas() {
-                lane.part(replica).leave();
-            }
+        // All at once: each may have to wait for a server that does not answer.
+        for lane in &self.lanes {
+            self.shared
+                .config
+                .replicas()
+                .for_each(|r| lane.part(r).leave());
+        }
+        for lane in &self.lanes {
+            self.shared
+                .config
+                .replicas()
+                .for_each(|r| lane.part(r).has_left());
         }
     }
 }

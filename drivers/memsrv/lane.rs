@@ -31,6 +31,7 @@ use super::protocol::Slot;
 use super::shared::Shared;
 use super::stats::LaneCounters;
 use super::table::{LoadEntry, Table};
+use super::unread::Unread;
 use kernel::{
     prelude::*,
     sync::{
@@ -77,6 +78,9 @@ pub(crate) struct Lane {
     /// Loads wait here for an entry.
     #[pin]
     pub(crate) load_room: CondVar,
+    /// Folios to be read again.
+    #[pin]
+    pub(crate) unread: Unread,
     #[pin]
     primary: Part,
     #[pin]
@@ -124,6 +128,7 @@ impl Lane {
                 number,
                 state <- new_spinlock_irq!(state),
                 load_room <- new_condvar!(),
+                unread <- Unread::new()?,
                 primary <- Part::new()?,
                 mirror <- Part::new()?,
             }),
@@ -227,6 +232,16 @@ impl Lane {
 
     /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight.
     pub(crate) fn load(&self, folio: LoadingFolio) {
+        self.begin_load(folio, true);
+    }
+
+    /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
+    /// wait for.
+    pub(crate) fn read_again(&self) {
+        self.unread.again(|folio| self.begin_load(folio, false));
+    }
+
+    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) {
         let (slot, pages) = (folio.slot(), folio.pages());
         let entry = LoadEntry {
             folio,
@@ -235,13 +250,15 @@ impl Lane {
             patient: sys::current_is_swapoff(),
             damaged: 0,
         };
-        match self.ask(slot, entry) {
+        match self.ask(slot, entry, may_wait) {
             Err(entry) => {
-                ratelimited!(
-                    pr_err,
-                    "a page could not be read back (no answer in time): slot {slot:#x}\n"
-                );
-                entry.folio.done(false, false);
+                if may_wait {
+                    ratelimited!(
+                        pr_err,
+                        "a page could not be read back (no answer in time): slot {slot:#x}\n"
+                    );
+                }
+                self.end_unread(entry.folio);
             }
             Ok(()) => {
                 for replica in self.shared.config.replicas() {
@@ -252,12 +269,16 @@ impl Lane {
     }
 
     /// Puts a load into the table, waiting for room as long as a load may wait at all.
-    fn ask(&self, slot: u64, entry: LoadEntry) -> Result<(), LoadEntry> {
+    fn ask(&self, slot: u64, entry: LoadEntry, may_wait: bool) -> Result<(), LoadEntry> {
+        if self.is_hopeless() {
+            return Err(entry);
+        }
         let since_ms = entry.asked_us / 1000;
         let mut state = self.state.lock();
         while !state.table.has_load_room() {
             let waited = sys::now_ms().saturating_sub(since_ms);
-            if waited > self.shared.config.hold_ms && !entry.patient {
+            let late = waited > self.shared.config.hold_ms && !entry.patient;
+            if late || !may_wait || self.is_hopeless() {
                 return Err(entry);
             }
             // The thread looks at the time for those who wait here, too, and wakes them.
@@ -276,6 +297,27 @@ impl Lane {
         drop(state);
         self.tell_watch();
         Ok(())
+    }
+
+    /// Whether nobody is to wait for a server, and none is there.
+    fn is_hopeless(&self) -> bool {
+        let mut replicas = self.shared.config.replicas();
+        self.shared.has_given_up() && !replicas.any(|replica| self.part(replica).is_up())
+    }
+
+    /// Ends a read without the page. Process context.
+    pub(crate) fn end_unread(&self, folio: LoadingFolio) {
+        if self.shared.has_given_up() {
+            folio.done(false, false);
+        } else {
+            self.unread.give_up(folio);
+        }
+    }
+
+    /// The pages that no server can give are given up.
+    pub(crate) fn give_up(&self) {
+        self.unread.forget();
+        self.ring(event::WATCH, |_, _| true);
     }
 
     /// Changes the state, and then, without the lock, ends what has ended by it.
@@ -307,12 +349,13 @@ impl Lane {
         waits.store(!all, Relaxed);
     }
 
-    /// Whether a server was asked to free pages and has not answered.
+    /// Whether a server that is there was asked to free pages and has not answered.
     pub(crate) fn frees_in_flight(&self) -> bool {
         let state = self.state.lock();
+        let streams = &state.streams;
         Replica::BOTH
             .into_iter()
-            .any(|replica| state.streams.frees_in_flight(replica) > 0)
+            .any(|replica| streams.is_connected(replica) && streams.frees_in_flight(replica) > 0)
     }
 
     /// What the statistics show.

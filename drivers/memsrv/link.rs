@@ -89,12 +89,16 @@ impl Part {
         }
     }
 
-    /// The machine ends: the thread says goodbye and ends, too; waits for that.
+    /// The machine ends: the thread is to say goodbye and end, too.
     ///
     /// A load that is asked afterwards waits until there is no machine to wait on.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Relaxed);
         self.bell.ring(event::WATCH);
+    }
+
+    /// Waits until it has.
+    pub(crate) fn has_left(&self) {
         self.left.wait_for_completion();
     }
 }

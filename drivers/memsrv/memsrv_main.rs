@@ -21,6 +21,7 @@ mod protocol;
 mod areas;
 mod client;
 mod config;
+mod control;
 mod lane;
 mod link;
 mod maker;
@@ -31,6 +32,7 @@ mod shared;
 mod stats;
 mod table;
 mod tx;
+mod unread;
 
 use areas::Areas;
 use client::Client;
@@ -121,6 +123,7 @@ impl kernel::Module for Memsrv {
                 c"memsrv",
                 |report, dir| {
                     dir.read_callback_file(c"stats", report, &Report::write);
+                    dir.write_only_callback_file(c"control", report, &control::control);
                 },
             ),
             GFP_KERNEL,
@@ -163,9 +166,7 @@ impl Drop for Memsrv {
 
 /// Stops the links' threads from the last to the first, whose goodbye ends the session.
 fn stop(mut threads: KVec<Thread<Link>>) {
-    while let Some(thread) = threads.pop() {
-        drop(thread);
-    }
+    threads.iter_mut().rev().for_each(Thread::stop);
 }
 
 fn copy(lanes: &KVec<Arc<Lane>>) -> Result<KVec<Arc<Lane>>> {

@@ -263,6 +263,11 @@ impl Lane {
                 entry.folio.slot()
             );
         }
+        if result == Err(LoadError::Expired) {
+            // Only the threads end loads so, in process context.
+            self.end_unread(entry.folio);
+            return;
+        }
         let dirty = !self.shared.config.keep_clean;
         entry.folio.done(result.is_ok(), dirty);
     }

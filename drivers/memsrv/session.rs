@@ -22,7 +22,7 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{Hello, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
+use super::protocol::{Hello, Instance, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -86,6 +86,9 @@ impl NoSession {
         match self {
             NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
                 "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
+            ),
+            NoSession::Network(error) if *error == EINVAL => pr_err!(
+                "server {server} is the same as the other: two copies there are no better than one; give the address of another as mirror=\n"
             ),
             NoSession::Network(error) => pr_err!(
                 "cannot reach server {server}: {error:?}; check the address, the network and the firewall\n"
@@ -188,8 +191,9 @@ impl Link {
 
     /// How long the thread may sleep: 0 is without limit.
     fn timeout(&self, session: &Session) -> u32 {
+        let unread = self.lane.unread.len() > 0;
         let state = self.lane.state.lock();
-        let busy = state.streams.oldest_ms(self.replica).is_some();
+        let busy = state.streams.oldest_ms(self.replica).is_some() || unread;
         let timeout = if !state.streams.is_connected(self.replica) {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
             u32::try_from(left).unwrap_or(u32::MAX).min(WATCH_MS)
@@ -222,6 +226,7 @@ impl Link {
         if events & event::FREE != 0 {
             self.lane.flush_frees(self.replica);
         }
+        self.lane.read_again();
         let pumped = self.lane.pump(self.replica, &mut self.part().tx.lock());
         session.blocked = pumped == Pumped::Blocked;
         // Somebody may have asked while `tx` was held, and relied on its holder to look again.
@@ -230,9 +235,9 @@ impl Link {
         if more || pumped == Pumped::More {
             self.part().bell.ring(event::SEND);
         }
-        if let Some(why) = self.overdue() {
+        if let Some(why) = self.overdue(session.connected_ms) {
             self.disconnect(session, why);
-            self.expire(session, 0);
+            self.expire(0);
         } else if self.config().mirror.is_some() {
             self.hedge();
         }
@@ -251,10 +256,11 @@ impl Link {
     }
 
     /// Whether the server owes an answer for too long: it may be silent, or answer only other things.
-    fn overdue(&self) -> Option<&'static str> {
+    fn overdue(&self, connected_ms: u64) -> Option<&'static str> {
         let config = self.config();
         let now = sys::now_ms();
-        let age = |since: u64| now.saturating_sub(since);
+        // What was asked before this connection stood is asked on it since then.
+        let age = |since: u64| now.saturating_sub(since.max(connected_ms));
         let state = self.lane.state.lock();
         let streams = &state.streams;
         let oldest = age(streams.oldest_ms(self.replica)?);
@@ -267,7 +273,8 @@ impl Link {
             return Some("the server does not answer stores");
         }
         let late = |number: Option<&u32>, since| {
-            age(since) > config.hold_ms && !number.is_some_and(|n| state.table.is_patient(*n))
+            age(since) > config.hold_ms.max(config.silence_ms)
+                && !number.is_some_and(|n| state.table.is_patient(*n))
         };
         streams
             .any_load(self.replica, late)
@@ -278,21 +285,22 @@ impl Link {
     fn wait_down(self: &Arc<Self>, session: &mut Session) {
         self.lane.load_room.notify_all();
         if sys::now_ms() < session.retry_at_ms {
-            self.expire(session, 0);
+            self.expire(0);
             return;
         }
         // Nobody looks at the clock while this connects.
-        self.expire(session, STEPS * self.step_ms());
+        self.expire(STEPS * self.step_ms());
         match self.connect() {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
                 session.told = false;
+                session.stale = false;
                 session.blocked = false;
                 self.first_ended(0);
             }
             Err(reason) => self.not_connected(session, &reason),
         }
-        self.expire(session, 0);
+        self.expire(0);
     }
 
     /// How long a step of connecting may take, so that stores end in time all the same.
@@ -327,7 +335,7 @@ impl Link {
         if !first && matches!(reason, NoSession::Refused(Status::Stale)) && !session.stale {
             session.stale = true;
             reason.log(self);
-            self.lane.shared.areas.lost(self.replica);
+            self.lane.shared.refused_as_stale(self.replica);
         }
         self.first_ended(reason.errno().to_errno());
     }
@@ -350,8 +358,10 @@ impl Link {
         let (lane, part, server) = (&self.lane, self.part(), self.server());
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
-        let welcome = self.handshake(&connection)?;
-        if let Some(held) = lane.shared.welcomed(self.replica, &welcome) {
+        let asked = lane.shared.instance(self.replica);
+        let welcome = self.handshake(&connection, asked)?;
+        let told = lane.shared.welcomed(self.replica, asked, &welcome);
+        if let Some(held) = told.map_err(NoSession::Network)? {
             self.started_anew(held);
         }
         // Held to the end, so that nobody finds a socket without a stream or the other way round.
@@ -372,6 +382,7 @@ impl Link {
             }
         }
         drop(tx);
+        lane.shared.give_up(false);
         if part.first.load(Relaxed) != 1 {
             ratelimited!(pr_info, "{self}: connected to {server} again\n");
             part.reconnects.fetch_add(1u64, Relaxed);
@@ -409,14 +420,14 @@ impl Link {
         }
     }
 
-    fn handshake(&self, connection: &Connection) -> Result<Welcome, NoSession> {
+    fn handshake(&self, connection: &Connection, instance: Instance) -> Result<Welcome, NoSession> {
         let (lane, config) = (&self.lane, self.config());
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
             options: 0,
             incarnation: lane.shared.incarnation,
-            instance: lane.shared.instance(self.replica),
+            instance,
             stream: lane.number,
             streams: config.connections,
             wanted: 0,
@@ -481,7 +492,7 @@ impl Link {
 
     /// Ends stores that have waited too long for the server, or will have in `ahead_ms`, since others
     /// wait for them without limit; and loads that have.
-    fn expire(&self, session: &Session, ahead_ms: u64) {
+    fn expire(&self, ahead_ms: u64) {
         let (lane, config) = (&self.lane, self.config());
         let now = sys::now_ms();
         let (areas, pool) = (&lane.shared.areas, &lane.shared.pool);
@@ -494,11 +505,11 @@ impl Link {
             let State { streams, table, .. } = state;
             // The engine asks about each load between the endings of others.
             let table = core::cell::RefCell::new(table);
-            let stale = session.stale && config.mirror.is_none();
+            let hopeless = lane.shared.all_stale() || lane.shared.has_given_up();
             streams.expire_loads(
                 |&number, since| {
                     let waits = now.saturating_sub(since) < config.hold_ms;
-                    !stale && (waits || table.borrow().is_patient(number))
+                    !hopeless && (waits || table.borrow().is_patient(number))
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );

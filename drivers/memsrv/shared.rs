@@ -26,6 +26,7 @@ const HOLD_OFF_MS: (u64, u64) = (500, 30_000);
 #[pin_data]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    #[pin]
     pub(crate) areas: Areas,
     #[pin]
     pub(crate) pool: Pool,
@@ -37,8 +38,12 @@ pub(crate) struct Shared {
     instances: Mutex<[Instance; 2]>,
     /// How many pages each server grants.
     granted: [Atomic<u64>; 2],
+    /// Whether a server refuses us for good, as one that knows a later state of ours.
+    stale: [Atomic<bool>; 2],
     /// Whether the machine hibernates, so that nothing may change on the server.
     pub(crate) frozen: Atomic<bool>,
+    /// Whether nobody is to wait any more for servers that are away.
+    given_up: Atomic<bool>,
     /// Until when nothing is stored, in milliseconds, and for how long that was.
     hold_off_until_ms: Atomic<u64>,
     hold_off_ms: Atomic<u64>,
@@ -46,17 +51,22 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// With the parameters, an empty bitmap, and a pool of the size that the parameters say.
-    pub(crate) fn new(config: Config, areas: Areas) -> Result<impl PinInit<Self, Error>> {
+    pub(crate) fn new(
+        config: Config,
+        areas: impl PinInit<Areas>,
+    ) -> Result<impl PinInit<Self, Error>> {
         let pool = Pool::new(config.inflight)?;
         Ok(try_pin_init!(Self {
             config,
-            areas,
+            areas <- areas,
             pool <- pool,
             counters: HookCounters::default(),
             incarnation: Incarnation(sys::random()),
             instances <- new_mutex!([Instance::default(); 2]),
             granted: [const { Atomic::new(0) }; 2],
+            stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
+            given_up: Atomic::new(false),
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
         }))
@@ -78,21 +88,70 @@ impl Shared {
         instances.get(index(replica)).copied().unwrap_or_default()
     }
 
-    /// A handshake told a server's life and grant; returns how many pages were lost with an older
-    /// life, if there was one.
-    pub(crate) fn welcomed(&self, replica: Replica, welcome: &Welcome) -> Option<u64> {
+    /// A handshake that told the server the life `asked` told us its own, and its grant; returns how many
+    /// pages were away when an older life ended, if one did.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the other replica is the same server. `EAGAIN`: another link has seen a later life meanwhile.
+    pub(crate) fn welcomed(
+        &self,
+        replica: Replica,
+        asked: Instance,
+        welcome: &Welcome,
+    ) -> Result<Option<u64>> {
+        // Held until the bitmap knows: another link may be connecting to the same life.
+        let mut instances = self.instances.lock();
+        if instances.get(index(replica.other())) == Some(&welcome.instance) {
+            return Err(EINVAL);
+        }
+        let instance = instances.get_mut(index(replica)).ok_or(EINVAL)?;
+        if *instance != asked && *instance != welcome.instance {
+            return Err(EAGAIN);
+        }
         if let Some(granted) = self.granted.get(index(replica)) {
             granted.store(welcome.granted, Relaxed);
         }
-        // Held until the bitmap knows: another link may be connecting to the same life.
-        let mut instances = self.instances.lock();
-        let instance = instances.get_mut(index(replica))?;
+        self.set_stale(replica, false);
         let old = core::mem::replace(instance, welcome.instance);
         if old == Instance::default() || old == welcome.instance {
-            return None;
+            return Ok(None);
         }
         self.areas.lost(replica);
-        Some(self.areas.present())
+        Ok(Some(self.areas.present()))
+    }
+
+    /// A server holds a later state than ours, and refuses us: what it has of ours is lost.
+    pub(crate) fn refused_as_stale(&self, replica: Replica) {
+        let _instances = self.instances.lock();
+        self.set_stale(replica, true);
+        self.areas.lost(replica);
+    }
+
+    fn set_stale(&self, replica: Replica, on: bool) {
+        if let Some(stale) = self.stale.get(index(replica)) {
+            stale.store(on, Relaxed);
+        }
+    }
+
+    /// Whether every server refuses us so: nothing will come back.
+    pub(crate) fn all_stale(&self) -> bool {
+        let stale = |replica| {
+            self.stale
+                .get(index(replica))
+                .is_some_and(|n| n.load(Relaxed))
+        };
+        self.config.replicas().all(stale)
+    }
+
+    /// Whether nobody is to wait any more for servers that are away.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
+    /// The administrator gives the pages up, or a server is there again.
+    pub(crate) fn give_up(&self, on: bool) {
+        self.given_up.store(on, Relaxed);
     }
 
     /// A store failed: the next go elsewhere for a while, else the same pages would come again at

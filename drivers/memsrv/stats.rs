@@ -196,8 +196,8 @@ impl HookCounters {
 
 /// What the statistics file shows.
 pub(crate) struct Report {
-    shared: Arc<Shared>,
-    lanes: KVec<Arc<Lane>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lanes: KVec<Arc<Lane>>,
 }
 
 impl Report {
@@ -249,6 +249,8 @@ impl Report {
         writeln!(f, "inflight_stores {}", stores)?;
         writeln!(f, "inflight_loads {}", loads)?;
         writeln!(f, "inflight_frees {}", frees)?;
+        let unread: usize = self.lanes.iter().map(|lane| lane.unread.len()).sum();
+        writeln!(f, "inflight_unread {unread}")?;
         writeln!(f, "inflight_pool_used {}", shared.pool.used())?;
         writeln!(f, "inflight_pool_size {}", shared.pool.size())?;
         writeln!(f, "reconnects {}", reconnects)?;

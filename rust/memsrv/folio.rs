@@ -10,7 +10,9 @@
 //!    to drop. Ends by [`WritebackFolio::stored`] or [`WritebackFolio::failed`].
 //! 3. [`LoadingFolio`]: locked and not up to date, to be filled. Ends by [`LoadingFolio::done`].
 //!
-//! No reference is held: writeback or the lock keep the folio, and a reference would even stop
+//! 4. [`UnreadFolio`]: one whose read was given up, kept to be read again: unlocked, with a reference.
+//!
+//! But for the last, no reference is held: writeback or the lock keep the folio, and a reference would even stop
 //! reclaim, which freezes the count.
 
 use super::bindings;
@@ -170,5 +172,66 @@ impl LoadingFolio {
         }
         // SAFETY: The folio is locked and not up to date, and nobody else unlocks it.
         unsafe { kernel_bindings::folio_end_read(self.0.as_ptr(), ok) }
+    }
+}
+
+/// A folio whose read ended without its page, for want of time only. The kernel leaves it in the swap
+/// cache, where whoever finds it takes it for lost; so it is to be read again as soon as it can be.
+pub(crate) struct UnreadFolio {
+    folio: RawFolio,
+    slot: u64,
+}
+
+// SAFETY: A reference may be held and given back by any task.
+unsafe impl Send for UnreadFolio {}
+
+/// What became of a folio that was to be read again.
+pub(crate) enum Again {
+    /// It is locked, and ours to fill.
+    Load(LoadingFolio),
+    /// Somebody has it locked just now.
+    Busy(UnreadFolio),
+    /// It has been read, or is not needed any more.
+    Over,
+}
+
+impl LoadingFolio {
+    /// Ends the read without the page, as [`Self::done`] does, and keeps the folio.
+    pub(crate) fn give_up(self) -> UnreadFolio {
+        let kept = UnreadFolio {
+            folio: self.0,
+            slot: self.slot(),
+        };
+        // SAFETY: The lock still keeps the folio.
+        unsafe { bindings::memsrv_folio_get(self.0.as_ptr()) };
+        self.done(false, false);
+        kept
+    }
+}
+
+impl UnreadFolio {
+    /// Takes it up again. Process context.
+    pub(crate) fn again(self) -> Again {
+        let folio = self.folio.as_ptr();
+        // SAFETY: We hold a reference.
+        if !unsafe { bindings::memsrv_folio_trylock(folio) } {
+            return Again::Busy(self);
+        }
+        // SAFETY: The folio is locked, which keeps it where it is.
+        let unread = unsafe { bindings::memsrv_folio_unread(folio) };
+        if unread && slot_of(self.folio) == self.slot {
+            // The lock and the swap cache keep it from here on; the reference goes with `self`.
+            return Again::Load(LoadingFolio(self.folio));
+        }
+        // SAFETY: We locked it.
+        unsafe { kernel_bindings::folio_unlock(folio) };
+        Again::Over
+    }
+}
+
+impl Drop for UnreadFolio {
+    fn drop(&mut self) {
+        // SAFETY: We hold a reference, and do not use the folio any more.
+        unsafe { bindings::memsrv_folio_put(self.folio.as_ptr()) }
     }
 }

@@ -86,6 +86,27 @@ void memsrv_folio_start_writeback(struct folio *folio)
 	folio_start_writeback(folio);
 }
 
+void memsrv_folio_get(struct folio *folio)
+{
+	folio_get(folio);
+}
+
+void memsrv_folio_put(struct folio *folio)
+{
+	folio_put(folio);
+}
+
+bool memsrv_folio_trylock(struct folio *folio)
+{
+	return folio_trylock(folio);
+}
+
+/* Of a locked folio: whether it is in the swap cache and still to be read. */
+bool memsrv_folio_unread(struct folio *folio)
+{
+	return folio_test_swapcache(folio) && !folio_test_uptodate(folio);
+}
+
 void memsrv_count_out(unsigned int pages)
 {
 	count_vm_events(ZSWPOUT, pages);

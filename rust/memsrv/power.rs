@@ -17,11 +17,11 @@ use kernel::{
 /// Who is told. The calls come one at a time, in process context, and may sleep.
 pub(crate) trait PowerHooks: Send + Sync + 'static {
     /// The machine is about to hibernate: changes nothing on the server until [`Self::thaw`].
-    /// False where that cannot be promised; then it does not hibernate.
+    /// False where that cannot be promised; then it does not hibernate, and no [`Self::thaw`] follows.
     fn freeze(&self) -> bool;
-    /// It woke up, or did not hibernate after all. Also comes after a `freeze` that said no.
+    /// It woke up, or did not hibernate after all.
     fn thaw(&self);
-    /// It restarts or is switched off: nobody needs the pages any more.
+    /// It restarts or is switched off: nobody needs the pages any more, unless it hibernates.
     fn leave(&self);
 }
 

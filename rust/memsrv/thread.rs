@@ -91,10 +91,11 @@ pub(crate) fn should_stop() -> bool {
     unsafe { kernel_bindings::kthread_should_stop() }
 }
 
-/// A running thread; dropping it stops it and waits for its end.
+/// A thread; dropping it stops it and waits for its end.
 pub(crate) struct Thread<T: ThreadMain> {
     task: *mut kernel_bindings::task_struct,
     data: Arc<T>,
+    stopped: bool,
 }
 
 // SAFETY: A task may be stopped by any task.
@@ -144,12 +145,20 @@ impl<T: ThreadMain> Thread<T> {
         data.bell().task.store(task as usize, Release);
         // SAFETY: As above.
         unsafe { kernel_bindings::wake_up_process(task) };
-        Ok(Self { task, data })
+        Ok(Self {
+            task,
+            data,
+            stopped: false,
+        })
     }
 }
 
-impl<T: ThreadMain> Drop for Thread<T> {
-    fn drop(&mut self) {
+impl<T: ThreadMain> Thread<T> {
+    /// Tells the thread to stop and waits for its end. Its bell may still be rung, until it is dropped.
+    pub(crate) fn stop(&mut self) {
+        if core::mem::replace(&mut self.stopped, true) {
+            return;
+        }
         // SAFETY: The task is one of kthread_create, and our reference keeps it should it have ended.
         let result = unsafe { kernel_bindings::kthread_stop(self.task) };
         if result == EINTR.to_errno() {
@@ -157,9 +166,16 @@ impl<T: ThreadMain> Drop for Thread<T> {
             // SAFETY: `start` made the pointer of an Arc of this data by `Arc::into_raw`.
             drop(unsafe { Arc::from_raw(Arc::as_ptr(&self.data)) });
         }
+    }
+}
+
+impl<T: ThreadMain> Drop for Thread<T> {
+    fn drop(&mut self) {
+        self.stop();
         self.data.bell().task.store(0, Release);
-        // SAFETY: The reference of `start`. Nobody rings any more: the hooks are gone before the
-        // threads are, and each thread detaches its sockets before it ends.
+        // SAFETY: The reference of `start`. Nobody rings any more: the hooks are gone before the threads
+        // are, each thread detaches its socket before it ends, and those that ring each other are all
+        // stopped before the first is dropped.
         unsafe { bindings::memsrv_task_put(self.task.cast()) };
     }
 }

@@ -32,6 +32,8 @@ pub fn enter_own_namespace() -> Result<()> {
     ip(&["link", "set", "lo", "up"])?;
     ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;
     ip(&["address", "add", &address, "dev", TAP])?;
+    let other = format!("{}/{}", wire::OTHER_ADDRESS, wire::PREFIX);
+    ip(&["address", "add", &other, "dev", TAP])?;
     ip(&["link", "set", TAP, "up"])
 }
 

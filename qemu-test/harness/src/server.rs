@@ -128,12 +128,16 @@ impl<'a> Outside<'a> {
             .open(&log_path)
             .with_context(|| format!("opening {}", log_path.display()))?;
         let begin = log.metadata().context("measuring memsrvd's log")?.len();
-        let listen = self.address();
-        let mut server = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(self.tree.file("memsrvd")?)
-            .args(["--listen", &listen, "--capacity", capacity])
-            .args(arguments)
+            .args(["--capacity", capacity])
+            .args(arguments);
+        if !arguments.iter().any(|word| word == "--listen") {
+            command.args(["--listen", &self.address()]);
+        }
+        let mut server = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -17,6 +17,8 @@ pub const PORT_NAME: &str = "memsrv.results";
 
 /// Last part of the host's address on the guest's network, and of the guest's.
 pub const HOST_ADDRESS: &str = "10.77.0.1";
+/// Another of the host's.
+pub const OTHER_ADDRESS: &str = "10.77.0.3";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
 /// Length of their network's prefix.

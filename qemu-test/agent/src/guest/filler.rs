@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The pattern program as a scenario drives it: one order, one answer.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{ensure, Context, Result};
@@ -10,6 +12,9 @@ use super::cgroup::Cgroup;
 use super::program;
 use crate::pattern::{Answer, Spec};
 use crate::SELF;
+
+/// Bytes in a page.
+const PAGE: u64 = 4096;
 
 /// A running pattern program; it dies with the value.
 pub struct Filler {
@@ -96,6 +101,31 @@ impl Filler {
             answer.wrong
         );
         Ok(answer)
+    }
+
+    /// Reads its memory from outside, a byte of each page; returns how many cannot be read. That costs
+    /// us an error, where it would cost the program its life.
+    pub fn unreadable_pages(&self) -> Result<u64> {
+        let pid = self.child.id();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("reading maps")?;
+        let largest = maps
+            .lines()
+            .filter_map(|line| {
+                let (range, rest) = line.split_once(' ')?;
+                let (from, to) = range.split_once('-')?;
+                let from = u64::from_str_radix(from, 16).ok()?;
+                let to = u64::from_str_radix(to, 16).ok()?;
+                rest.starts_with("rw").then_some((to - from, from, to))
+            })
+            .max();
+        let (_, from, to) = largest.context("the pattern program has no memory")?;
+        let memory = fs::File::open(format!("/proc/{pid}/mem")).context("opening mem")?;
+        let mut byte = [0];
+        let step = usize::try_from(PAGE).context("a page's size")?;
+        let failed = (from..to)
+            .step_by(step)
+            .filter(|&at| memory.read_exact_at(&mut byte, at).is_err());
+        Ok(u64::try_from(failed.count())?)
     }
 
     /// Lets it end by itself.

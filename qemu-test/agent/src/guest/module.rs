@@ -76,6 +76,11 @@ pub fn stats() -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
+/// Writes a word to the module's control file.
+pub fn control(word: &str) -> std::io::Result<()> {
+    fs::write("/sys/kernel/debug/memsrv/control", word)
+}
+
 /// A statistic that is no number.
 pub fn text(key: &str) -> Result<String> {
     let stats = fs::read_to_string(STATS).with_context(|| format!("reading {STATS}"))?;

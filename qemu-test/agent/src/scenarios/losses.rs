@@ -102,6 +102,69 @@ pub fn swapoff_waits(guest: &mut Guest) -> Result<()> {
     end(guest, &disk)
 }
 
+/// Reads that failed for want of time only are repeated when the server is back, those of pages that
+/// nobody has asked for yet among them.
+pub fn read_again(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "hold_ms=1000 silence_ms=1000")?;
+    let (_cgroup, mut filler) = evicted(guest, "read-again", small(64, 48))?;
+    guest.host.link(false)?;
+    let unreadable = filler.unreadable_pages()?;
+    ensure!(unreadable > 0, "every page was read without a server");
+    expect_at_least(guest, "inflight_unread", unreadable)?;
+    guest.host.link(true)?;
+    poll("reading again", Duration::from_secs(30), || {
+        Ok(guest.stat("inflight_unread")? == 0 && guest.stat("inflight_loads")? == 0)
+    })?;
+    // It has no handler that could hide a page that stayed unread: that would be its end.
+    filler.verify()?;
+    filler.end()?;
+    disk.off()?;
+    guest.expect_server_pages(0)?;
+    guest.rmmod()?;
+    guest.host.stop_server()
+}
+
+/// `giveup` ends a swapoff that waits for a server that will not come back.
+pub fn given_up(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "hold_ms=60000 silence_ms=1000")?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    let (_cgroup, filler) = evicted(guest, "given-up", small(PAGES / 4, 49))?;
+    let refused = module::control("giveup").map_err(|e| e.raw_os_error());
+    ensure!(
+        refused == Err(Some(libc::EBUSY)),
+        "giveup with the server there: {refused:?}"
+    );
+    let unknown = module::control("gibberish").map_err(|e| e.raw_os_error());
+    ensure!(unknown == Err(Some(libc::EINVAL)), "gibberish: {unknown:?}");
+    guest.host.kill_server()?;
+    let off = disk.clone();
+    let swapoff = std::thread::spawn(move || off.off());
+    poll("the end of the links", Duration::from_secs(30), || {
+        Ok(module::text("link.0.state")? == "down" && module::text("link.1.state")? == "down")
+    })?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        !swapoff.is_finished(),
+        "swapoff did not wait for the server"
+    );
+    let mut log = vm::Log::from_now()?;
+    module::control("giveup").context("giveup")?;
+    match swapoff.join() {
+        Ok(ended) => {
+            ended.context("swapoff")?;
+        }
+        Err(_) => bail!("the thread that called swapoff panicked"),
+    }
+    let lines = log.lines()?;
+    ensure!(
+        lines.iter().any(|line| line.contains("given up: ")),
+        "the log does not say how many pages are lost: {lines:?}"
+    );
+    ends_by_loss(filler)?;
+    ensure!(guest.stat("remote_pages")? == 0, "slots are left");
+    guest.rmmod()
+}
+
 /// A server that takes the session and then answers nothing but says that it is alive: every store ends
 /// within `store_ms`, its page is in RAM or on the disk, and nothing waits for ever.
 pub fn deaf(guest: &mut Guest) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use qemu_test_wire::{HOST_ADDRESS, MIRROR_PORT};
+use qemu_test_wire::{HOST_ADDRESS, MIRROR_PORT, OTHER_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use crate::guest::{module, poll, vm, Filler, Guest, Swap};
@@ -204,6 +204,24 @@ pub fn strict(guest: &mut Guest) -> Result<()> {
     filler.verify()?;
     filler.end()?;
     end(guest, &disk, true, false)
+}
+
+/// The same server twice is refused.
+pub fn twice(guest: &mut Guest) -> Result<()> {
+    guest
+        .host
+        .start_server_with("16M", &["--listen", "0.0.0.0:7170"])?;
+    let lines = guest.insmod_fails(
+        &format!("server={HOST_ADDRESS} mirror={OTHER_ADDRESS}"),
+        rustix::io::Errno::INVAL,
+    )?;
+    ensure!(
+        lines
+            .iter()
+            .any(|line| line.contains("the same as the other")),
+        "the log does not say that it is the same server: {lines:?}"
+    );
+    guest.host.stop_server()
 }
 
 /// Both servers stand still, then both are gone: reads fail in time, and the module can go.

@@ -189,6 +189,16 @@ const TABLE: &[Entry] = &[
         "swapoff waits for a server that is away",
         losses::swapoff_waits,
     ),
+    Entry::new(
+        "read-again",
+        "reads that timed out are repeated",
+        losses::read_again,
+    ),
+    Entry::new(
+        "given-up",
+        "giveup ends a swapoff that waits",
+        losses::given_up,
+    ),
     Entry::new("deaf", "a server that never acknowledges", losses::deaf),
     Entry::new(
         "hostile",
@@ -275,6 +285,11 @@ const TABLE: &[Entry] = &[
         "mirror-strict",
         "nothing is stored on one server only",
         mirror::strict,
+    ),
+    Entry::new(
+        "mirror-twice",
+        "one server by two addresses is refused",
+        mirror::twice,
     ),
     Entry::new("mirror-gone", "both servers die", mirror::both_gone),
     Entry::new(

@@ -50,6 +50,10 @@ pub fn hibernation(guest: &mut Guest) -> Result<()> {
     // It goes on as if nothing had been.
     guest.expect_server_pages(0)?;
     let (_cgroup, mut other) = evicted(guest, "hibernation-other", small(PAGES / 4, 54))?;
+    ensure!(
+        guest.host.server_pages()? > 1000,
+        "nothing is stored any more"
+    );
     other.verify()?;
     other.end()?;
     end(guest, &disk)
