@@ -211,11 +211,11 @@ impl<B: DerefMut<Target = [CopySlot]>> Copies<B> {
     /// Whether a replica holds the page where it will be found; tells of the one that does not.
     fn is_held(&self, copy: &mut Entry, clusters: &impl Clusters) -> bool {
         let slot = copy.slot;
-        let found = |&replica: &Replica| {
+        let found = |replica: Replica| {
             *copy.parts.at(replica) == Part::Stored
                 && clusters.standing(replica, slot) != Standing::Behind
         };
-        if self.configured().find(found).is_none() {
+        if !self.configured().any(found) {
             return false;
         }
         for replica in self.configured() {

@@ -83,7 +83,8 @@ impl<'a> Outside<'a> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let status = self.status()?;
-            if status["server"]["used_pages"] == 0 {
+            let used = status.pointer("/server/used_pages");
+            if used.and_then(serde_json::Value::as_u64) == Some(0) {
                 return Ok(());
             }
             ensure!(
