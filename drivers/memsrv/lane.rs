@@ -179,9 +179,11 @@ impl Lane {
         self.ring(event::SEND, |replica, _| streams.has_output(replica));
     }
 
-    /// Somebody must look at the clock, as something is in flight.
-    fn tell_watch(&self) {
-        self.ring(event::WATCH, |_, part| !part.watched.load(Relaxed));
+    /// Whoever is owed an answer must look at the clock.
+    fn tell_watch(&self, streams: &Streams) {
+        self.ring(event::WATCH, |replica, part| {
+            !part.watched.load(Relaxed) && streams.oldest_ms(replica).is_some()
+        });
     }
 
     /// Sends a folio that was admitted. It ends by itself.
@@ -216,6 +218,7 @@ impl Lane {
                 if asked.is_err() {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
+                self.tell_watch(streams);
                 Replica::BOTH.map(|replica| streams.queued(replica) >= SEND_BATCH)
             });
             for (replica, many) in Replica::BOTH.into_iter().zip(many) {
@@ -224,7 +227,6 @@ impl Lane {
                     self.send(replica);
                 }
             }
-            self.tell_watch();
         }
         let state = self.state.lock();
         self.tell_output(&state.streams);
@@ -294,8 +296,7 @@ impl Lane {
             // servers behind: not reached.
             return table.cancel_load(number).map_or(Ok(()), Err);
         }
-        drop(state);
-        self.tell_watch();
+        self.tell_watch(streams);
         Ok(())
     }
 

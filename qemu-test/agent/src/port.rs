@@ -141,6 +141,11 @@ impl Host {
         self.ask(Ask::FakeServer(fake)).map(drop)
     }
 
+    /// The server can no longer be reached, or can again.
+    pub fn reach(&mut self, on: bool) -> Result<()> {
+        self.ask(Ask::Reach { on }).map(drop)
+    }
+
     /// The guest's network link goes down or comes up.
     pub fn link(&mut self, up: bool) -> Result<()> {
         self.ask(Ask::Link { up }).map(drop)

@@ -28,13 +28,22 @@ pub fn enter_own_namespace() -> Result<()> {
         return Err(error).context("running unshare (of util-linux), which must be root");
     }
     plain_congestion_control()?;
-    let address = format!("{}/{}", wire::HOST_ADDRESS, wire::PREFIX);
     ip(&["link", "set", "lo", "up"])?;
     ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;
-    ip(&["address", "add", &address, "dev", TAP])?;
-    let other = format!("{}/{}", wire::OTHER_ADDRESS, wire::PREFIX);
-    ip(&["address", "add", &other, "dev", TAP])?;
+    // So that one address can go without the others.
+    let knob = format!("/proc/sys/net/ipv4/conf/{TAP}/promote_secondaries");
+    std::fs::write(&knob, "1").with_context(|| format!("writing to {knob}"))?;
+    for own in [wire::HOST_ADDRESS, wire::MIRROR_ADDRESS] {
+        address("add", own)?;
+    }
     ip(&["link", "set", TAP, "up"])
+}
+
+/// Adds an address of ours ("add"), or takes it away ("delete"): who has connections to it hears nothing
+/// any more, not even that they are gone.
+pub fn address(verb: &str, own: &str) -> Result<()> {
+    let address = format!("{own}/{}", wire::PREFIX);
+    ip(&["address", verb, &address, "dev", TAP])
 }
 
 /// The kernel's usual congestion control in this namespace, whatever the machine's default is.

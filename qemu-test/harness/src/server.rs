@@ -23,6 +23,8 @@ pub struct Outside<'a> {
     mirror: bool,
     fake: Option<FakeServer>,
     link_down: bool,
+    /// The address that is taken away, if one is.
+    unreachable: Option<&'static str>,
     /// Whether the guest said that it will end.
     pub guest_ends: bool,
 }
@@ -37,6 +39,7 @@ impl<'a> Outside<'a> {
             mirror: false,
             fake: None,
             link_down: false,
+            unreachable: None,
             guest_ends: false,
         }
     }
@@ -70,6 +73,10 @@ impl<'a> Outside<'a> {
             }
             Ask::Mirror(on) => self.mirror = on,
             Ask::ExpectEnd => self.guest_ends = true,
+            Ask::Reach { on } => {
+                network::address(if on { "add" } else { "delete" }, self.host())?;
+                self.unreachable = Some(self.host()).filter(|_| !on);
+            }
             Ask::Link { up } => {
                 network::ip(&["link", "set", network::TAP, if up { "up" } else { "down" }])?;
                 self.link_down = !up;
@@ -105,14 +112,17 @@ impl<'a> Outside<'a> {
         }
     }
 
+    fn host(&self) -> &'static str {
+        if self.mirror {
+            wire::MIRROR_ADDRESS
+        } else {
+            wire::HOST_ADDRESS
+        }
+    }
+
     /// Its address.
     fn address(&self) -> String {
-        let port = if self.mirror {
-            wire::MIRROR_PORT
-        } else {
-            wire::SERVER_PORT
-        };
-        format!("{}:{port}", wire::HOST_ADDRESS)
+        format!("{}:{}", self.host(), wire::SERVER_PORT)
     }
 
     fn start(&mut self, capacity: &str, arguments: &[String]) -> Result<()> {
@@ -216,6 +226,9 @@ impl Drop for Outside<'_> {
             // Already ended is no error here.
             let _ = server.kill();
             let _ = server.wait();
+        }
+        if let Some(host) = self.unreachable {
+            let _ = network::address("add", host);
         }
         if self.link_down {
             let _ = network::ip(&["link", "set", network::TAP, "up"]);

@@ -17,16 +17,14 @@ pub const PORT_NAME: &str = "memsrv.results";
 
 /// Last part of the host's address on the guest's network, and of the guest's.
 pub const HOST_ADDRESS: &str = "10.77.0.1";
-/// Another of the host's.
-pub const OTHER_ADDRESS: &str = "10.77.0.3";
+/// Another of the host's: the mirror's.
+pub const MIRROR_ADDRESS: &str = "10.77.0.3";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
 /// Length of their network's prefix.
 pub const PREFIX: u8 = 24;
-/// The memory server's port.
+/// The memory servers' port.
 pub const SERVER_PORT: u16 = 7170;
-/// The mirror's port, at the same address.
-pub const MIRROR_PORT: u16 = 7171;
 
 /// The machine that a scenario runs on; scenarios with equal needs share a boot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,6 +124,11 @@ pub enum Ask {
     FakeServer(Fake),
     /// The guest switches itself off; the scenario passes if the server holds nothing afterwards.
     ExpectEnd,
+    /// The server can no longer be reached, or can again: as if its own cable were pulled.
+    Reach {
+        /// It can be reached.
+        on: bool,
+    },
     /// Take the guest's network link down or up.
     Link {
         /// Up, or down.

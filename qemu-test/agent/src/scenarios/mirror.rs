@@ -4,17 +4,22 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use qemu_test_wire::{HOST_ADDRESS, MIRROR_PORT, OTHER_ADDRESS};
+use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use crate::guest::{module, poll, vm, Filler, Guest, Swap};
 
 /// Both servers, swap on the first disk, module.
 fn begin(guest: &mut Guest, parameters: &str) -> Result<Swap> {
+    begin_with(guest, ROOMY, parameters)
+}
+
+/// The same with a mirror of another size.
+fn begin_with(guest: &mut Guest, mirror: &str, parameters: &str) -> Result<Swap> {
     guest.host.start_server(ROOMY)?;
-    guest.host.mirror(|host| host.start_server(ROOMY))?;
+    guest.host.mirror(|host| host.start_server(mirror))?;
     let disk = Swap::on(0, 10)?;
-    guest.insmod(&format!("mirror={HOST_ADDRESS}:{MIRROR_PORT} {parameters}"))?;
+    guest.insmod(&format!("mirror={MIRROR_ADDRESS} {parameters}"))?;
     Ok(disk)
 }
 
@@ -144,6 +149,56 @@ pub fn primary_slow(guest: &mut Guest) -> Result<()> {
     end(guest, &disk, true, true)
 }
 
+fn primary_up() -> Result<()> {
+    poll("the primary connected", Duration::from_secs(60), || {
+        Ok(module::text("link.0.state")? == "up" && module::text("link.1.state")? == "up")
+    })
+}
+
+/// The primary's cable is pulled and put back: the mirror answers meanwhile, and what the primary missed is
+/// never asked of it.
+pub fn primary_cut(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let spec = small(PAGES, 69);
+    let (cgroup, mut filler) = evicted(guest, "mirror-cut", spec)?;
+    settled(guest)?;
+    verify_while(&mut filler, || guest.host.reach(false))?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    settled(guest)?;
+    guest.host.reach(true)?;
+    primary_up()?;
+    filler.verify()?;
+    ensure!(
+        guest.stat("behind_clusters_primary")? > 0,
+        "a server that missed stores counts as one that has all"
+    );
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    filler.expect_right("shuffled")?;
+    filler.end()?;
+    end(guest, &disk, true, true)
+}
+
+/// A mirror with less room: what does not fit on both goes to the disk.
+pub fn mirror_full(guest: &mut Guest) -> Result<()> {
+    let disk = begin_with(guest, "8M", "")?;
+    let written = disk.pages_written()?;
+    let spec = small(PAGES, 70);
+    let (cgroup, mut filler) = evicted(guest, "mirror-full", spec)?;
+    settled(guest)?;
+    ensure!(
+        guest.stat("remote_pages")? <= 2048 && disk.pages_written()? > written + 1000,
+        "more is away than the mirror has room for"
+    );
+    filler.verify()?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk, true, true)
+}
+
 /// The primary comes back empty: what it lacks comes from the mirror, what is stored anew goes to both,
 /// and what it had is never mistaken for what it has.
 pub fn primary_returns(guest: &mut Guest) -> Result<()> {
@@ -155,9 +210,7 @@ pub fn primary_returns(guest: &mut Guest) -> Result<()> {
     filler.perform("rewrite")?;
     evict_all(&cgroup, &spec)?;
     guest.host.start_server(ROOMY)?;
-    poll("both servers connected", Duration::from_secs(60), || {
-        Ok(module::text("link.0.state")? == "up" && module::text("link.1.state")? == "up")
-    })?;
+    primary_up()?;
     filler.verify()?;
     ensure!(
         guest.stat("behind_clusters_primary")? > 0,
@@ -212,7 +265,7 @@ pub fn twice(guest: &mut Guest) -> Result<()> {
         .host
         .start_server_with("16M", &["--listen", "0.0.0.0:7170"])?;
     let lines = guest.insmod_fails(
-        &format!("server={HOST_ADDRESS} mirror={OTHER_ADDRESS}"),
+        &format!("server={HOST_ADDRESS} mirror={MIRROR_ADDRESS}"),
         rustix::io::Errno::INVAL,
     )?;
     ensure!(

@@ -287,6 +287,16 @@ const TABLE: &[Entry] = &[
         mirror::strict,
     ),
     Entry::new(
+        "mirror-cut",
+        "the primary's cable is pulled and put back",
+        mirror::primary_cut,
+    ),
+    Entry::new(
+        "mirror-full",
+        "a mirror with less room: the rest to the disk",
+        mirror::mirror_full,
+    ),
+    Entry::new(
         "mirror-twice",
         "one server by two addresses is refused",
         mirror::twice,
