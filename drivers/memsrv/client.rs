@@ -19,7 +19,8 @@ use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},
         Arc, //
-    }, //
+    },
+    time::{delay::fsleep, Delta}, //
 };
 
 /// The swap path's other end.
@@ -187,7 +188,7 @@ impl PowerHooks for Client {
                 self.thaw();
                 return false;
             }
-            sys::sleep_ms(10);
+            fsleep(Delta::from_millis(10));
         }
         true
     }

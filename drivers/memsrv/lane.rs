@@ -19,6 +19,7 @@
 //! cluster's lock and whatever a task in reclaim holds, which is why the hooks only ever *try* `tx`.
 //! Nothing ends a folio under `state`.
 
+use super::areas::index;
 use super::engine::{
     self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, FREE_LIMIT,
 };
@@ -191,19 +192,20 @@ impl Lane {
         let (first, pages) = (folio.slot(), folio.pages());
         let pool = &self.shared.pool;
         let mut lead = None;
-        for index in 0..pages {
-            let slot = first.saturating_add(u64::from(index));
+        let mut queued = [0; 2];
+        for page in 0..pages {
+            let slot = first.saturating_add(u64::from(page));
             let Some(number) = pool.take() else {
                 // Admission has reserved them all: not reached. The folio fails, in one piece.
                 ratelimited!(pr_err, "the in-flight table is short of what it promised\n");
                 match lead {
-                    Some(lead) => self.change(|s| s.table.abandon(lead, pages - index)),
+                    Some(lead) => self.change(|s| s.table.abandon(lead, pages - page)),
                     None => folio.start_writeback().failed(),
                 }
                 return;
             };
-            let crc = pool.buffers().fill(number, folio, index, slot);
-            let many = self.change(|state| {
+            let crc = pool.buffers().fill(number, folio, page, slot);
+            queued = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
                     self.shared.areas.set(first, pages);
@@ -219,17 +221,23 @@ impl Lane {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
                 self.tell_watch(streams);
-                Replica::BOTH.map(|replica| streams.queued(replica) >= SEND_BATCH)
+                // Where the window is used up, the next ACK sees to the rest.
+                Replica::BOTH.map(|replica| match streams.has_output(replica) {
+                    true => streams.queued(replica),
+                    false => 0,
+                })
             });
-            for (replica, many) in Replica::BOTH.into_iter().zip(many) {
-                if many {
+            for (replica, queued) in Replica::BOTH.into_iter().zip(&mut queued) {
+                if *queued >= SEND_BATCH {
                     // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
                     self.send(replica);
+                    *queued = 0;
                 }
             }
         }
-        let state = self.state.lock();
-        self.tell_output(&state.streams);
+        self.ring(event::SEND, |replica, _| {
+            queued.get(index(replica)).is_some_and(|&n| n > 0)
+        });
     }
 
     /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight.
@@ -262,16 +270,19 @@ impl Lane {
                 }
                 self.end_unread(entry.folio);
             }
-            Ok(()) => {
-                for replica in self.shared.config.replicas() {
-                    self.send(replica);
+            Ok(outputs) => {
+                for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
+                    if output {
+                        self.send(replica);
+                    }
                 }
             }
         }
     }
 
-    /// Puts a load into the table, waiting for room as long as a load may wait at all.
-    fn ask(&self, slot: u64, entry: LoadEntry, may_wait: bool) -> Result<(), LoadEntry> {
+    /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
+    /// there is something to send to.
+    fn ask(&self, slot: u64, entry: LoadEntry, may_wait: bool) -> Result<[bool; 2], LoadEntry> {
         if self.is_hopeless() {
             return Err(entry);
         }
@@ -294,10 +305,10 @@ impl Lane {
         if asked.is_err() {
             // The engine's table is larger than ours, the run was looked at, and never are both
             // servers behind: not reached.
-            return table.cancel_load(number).map_or(Ok(()), Err);
+            return table.cancel_load(number).map_or(Ok([false; 2]), Err);
         }
         self.tell_watch(streams);
-        Ok(())
+        Ok(Replica::BOTH.map(|replica| streams.has_output(replica)))
     }
 
     /// Whether nobody is to wait for a server, and none is there.

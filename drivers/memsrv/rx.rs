@@ -218,17 +218,15 @@ impl Link {
 impl State {
     /// The engine says that something has ended, by an answer of that server.
     fn complete(&mut self, ended: Completion<u32, u32>, by: Replica, pool: &Pool) {
-        if let (
-            Completion::Load {
+        if self.failing_over && by == Replica::Mirror {
+            if let Completion::Load {
                 token,
                 result: Ok(()),
-            },
-            Replica::Mirror,
-            true,
-        ) = (ended, by, self.failing_over)
-        {
-            self.failing_over = false;
-            self.table.failed_over(token);
+            } = ended
+            {
+                self.failing_over = false;
+                self.table.failed_over(token);
+            }
         }
         self.table.complete(ended, pool);
     }

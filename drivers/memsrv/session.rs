@@ -124,8 +124,6 @@ struct Session {
     blocked: bool,
     /// Whether the server's absence was logged since it was last there.
     told: bool,
-    /// The server holds a later state than ours, and refuses us for good: the pages are lost.
-    stale: bool,
 }
 
 impl Session {
@@ -137,7 +135,6 @@ impl Session {
             retry_ms: RETRY_MS.0,
             blocked: false,
             told: false,
-            stale: false,
         }
     }
 
@@ -259,8 +256,7 @@ impl Link {
     fn overdue(&self, connected_ms: u64) -> Option<&'static str> {
         let config = self.config();
         let now = sys::now_ms();
-        // What was asked before this connection stood is asked on it since then.
-        let age = |since: u64| now.saturating_sub(since.max(connected_ms));
+        let age = |since: u64| now.saturating_sub(since);
         let state = self.lane.state.lock();
         let streams = &state.streams;
         let oldest = age(streams.oldest_ms(self.replica)?);
@@ -272,8 +268,11 @@ impl Link {
         if age(streams.oldest_store_ms(self.replica).unwrap_or(now)) > config.store_ms {
             return Some("the server does not answer stores");
         }
+        // A load that has waited for so long for the connection is given time to be answered on it.
+        let answerable = age(connected_ms) > config.silence_ms;
         let late = |number: Option<&u32>, since| {
-            age(since) > config.hold_ms.max(config.silence_ms)
+            answerable
+                && age(since) > config.hold_ms
                 && !number.is_some_and(|n| state.table.is_patient(*n))
         };
         streams
@@ -294,7 +293,6 @@ impl Link {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
                 session.told = false;
-                session.stale = false;
                 session.blocked = false;
                 self.first_ended(0);
             }
@@ -332,10 +330,9 @@ impl Link {
             );
         }
         session.told = true;
-        if !first && matches!(reason, NoSession::Refused(Status::Stale)) && !session.stale {
-            session.stale = true;
+        let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
+        if stale && self.lane.shared.refused_as_stale(self.replica) {
             reason.log(self);
-            self.lane.shared.refused_as_stale(self.replica);
         }
         self.first_ended(reason.errno().to_errno());
     }

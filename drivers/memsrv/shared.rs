@@ -121,11 +121,16 @@ impl Shared {
         Ok(Some(self.areas.present()))
     }
 
-    /// A server holds a later state than ours, and refuses us: what it has of ours is lost.
-    pub(crate) fn refused_as_stale(&self, replica: Replica) {
+    /// A server holds a later state than ours, and refuses us: what it has of ours is lost. Whether that
+    /// was not known.
+    pub(crate) fn refused_as_stale(&self, replica: Replica) -> bool {
         let _instances = self.instances.lock();
-        self.set_stale(replica, true);
-        self.areas.lost(replica);
+        let news = !self.is_stale(replica);
+        if news {
+            self.set_stale(replica, true);
+            self.areas.lost(replica);
+        }
+        news
     }
 
     fn set_stale(&self, replica: Replica, on: bool) {
@@ -134,14 +139,15 @@ impl Shared {
         }
     }
 
+    fn is_stale(&self, replica: Replica) -> bool {
+        let stale = self.stale.get(index(replica));
+        stale.is_some_and(|stale| stale.load(Relaxed))
+    }
+
     /// Whether every server refuses us so: nothing will come back.
     pub(crate) fn all_stale(&self) -> bool {
-        let stale = |replica| {
-            self.stale
-                .get(index(replica))
-                .is_some_and(|n| n.load(Relaxed))
-        };
-        self.config.replicas().all(stale)
+        let mut replicas = self.config.replicas();
+        replicas.all(|replica| self.is_stale(replica))
     }
 
     /// Whether nobody is to wait any more for servers that are away.

@@ -160,18 +160,22 @@ impl Lane {
     pub(crate) fn send(&self, replica: Replica) {
         let part = self.part(replica);
         loop {
-            if !self.state.lock().streams.has_output(replica) {
-                return;
-            }
             let Some(mut tx) = part.tx.try_lock() else {
                 // Its holder looks again after he has dropped it.
                 return;
             };
             let pumped = self.pump(replica, &mut tx);
             drop(tx);
-            if pumped != Pumped::Idle {
-                part.bell.ring(event::SEND);
-                return;
+            match pumped {
+                Pumped::Idle => {
+                    if !self.state.lock().streams.has_output(replica) {
+                        return;
+                    }
+                }
+                Pumped::Blocked | Pumped::More => {
+                    part.bell.ring(event::SEND);
+                    return;
+                }
             }
         }
     }

@@ -20,12 +20,6 @@ pub(crate) fn now_ms() -> u64 {
     now_us() / 1000
 }
 
-/// Sleeps.
-pub(crate) fn sleep_ms(ms: u32) {
-    // SAFETY: No requirements; process context is the caller's.
-    unsafe { kernel::bindings::msleep(ms) }
-}
-
 /// CRC-32C over the slot's eight little-endian bytes and then `payload`, as the protocol has it.
 pub(crate) fn crc32c(slot: u64, payload: &[u8]) -> u32 {
     let slot = slot.to_le_bytes();

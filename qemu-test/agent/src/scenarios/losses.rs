@@ -2,7 +2,7 @@
 //! The server goes with pages of ours, or answers what it must not: programs may end by SIGBUS, but
 //! nobody reads wrong bytes, nothing hangs, and the module can be unloaded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{Fake, HOST_ADDRESS};
@@ -188,6 +188,36 @@ pub fn deaf(guest: &mut Guest) -> Result<()> {
     filler.end()?;
     disk.off()?;
     ensure!(guest.stat("remote_pages")? == 0, "slots are left");
+    guest.rmmod()
+}
+
+/// A connection made anew shortly before a store must end gives it no more time: others wait for its
+/// writeback without limit.
+pub fn deaf_again(guest: &mut Guest) -> Result<()> {
+    const STORE_S: u64 = 16;
+    guest.host.fake_server(Fake::Deaf)?;
+    let disk = Swap::on(0, 10)?;
+    guest.insmod(&format!("store_ms={}000 silence_ms=1000", STORE_S))?;
+    let (cgroup, mut filler) = filled(guest, "deaf-again", 0, small(64, 71))?;
+    let started = Instant::now();
+    cgroup.reclaim_some(64)?;
+    let waiting = guest.stat("inflight_stores")?;
+    ensure!(waiting > 0, "nothing is stored");
+    std::thread::sleep(Duration::from_secs(STORE_S / 2));
+    guest.host.link(false)?;
+    poll("a link that is down", Duration::from_secs(5), || {
+        Ok(module::text("link.0.state")? == "down" || module::text("link.1.state")? == "down")
+    })?;
+    guest.host.link(true)?;
+    let end = started + Duration::from_secs(STORE_S * 5 / 4);
+    let left = end.saturating_duration_since(Instant::now());
+    poll("the end of every store", left, || {
+        Ok(guest.stat("inflight_stores")? == 0)
+    })?;
+    expect_at_least(guest, "reconnects", 1)?;
+    filler.verify()?;
+    filler.end()?;
+    disk.off()?;
     guest.rmmod()
 }
 

@@ -201,6 +201,11 @@ const TABLE: &[Entry] = &[
     ),
     Entry::new("deaf", "a server that never acknowledges", losses::deaf),
     Entry::new(
+        "deaf-again",
+        "a new connection gives a store no more time",
+        losses::deaf_again,
+    ),
+    Entry::new(
         "hostile",
         "a server that breaks the protocol in every session",
         losses::hostile,
