@@ -252,6 +252,7 @@ where
             Message::Pong { .. }
             | Message::Stats { .. }
             | Message::Notice { .. }
+            | Message::Pulled { .. }
             | Message::Unknown { .. }
             | Message::Strange { .. } => Ok(()),
             Message::Welcome | Message::Refused { .. } => Err(Fault::Handshake),
@@ -262,6 +263,8 @@ where
             | Message::Free { .. }
             | Message::Ping { .. }
             | Message::Stat { .. }
+            | Message::Pull { .. }
+            | Message::Attach
             | Message::Bye => Err(Fault::Unexpected),
         }
     }

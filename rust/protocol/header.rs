@@ -16,7 +16,8 @@
 
 use super::bytes::{Reader, Writer};
 use super::{
-    FreeMask, Hello, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, MAX_PAYLOAD, PAGE_LEN, PAGE_SIZE,
+    FreeMask, Hello, Pull, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, MAX_PAYLOAD, PAGE_LEN,
+    PAGE_SIZE,
 };
 
 /// Who sent a message: the operations of the two sides are told apart by their numbers.
@@ -47,6 +48,10 @@ impl Op {
     pub const STAT: Op = Op(6);
     /// Client: ends the session; the region's pages are freed.
     pub const BYE: Op = Op(7);
+    /// Client: has the server fetch pages of a cluster from another one. Payload: [`Pull`].
+    pub const PULL: Op = Op(8);
+    /// Client, which is a server that pulls: opens a connection that only reads a region. Payload: [`Hello`].
+    pub const ATTACH: Op = Op(9);
     /// Server: the session stands. Payload: [`Welcome`].
     pub const WELCOME: Op = Op(0x81);
     /// Server: the session is refused. Payload: the reason in UTF-8. The connection is closed.
@@ -67,6 +72,8 @@ impl Op {
     pub const NOTICE: Op = Op(0x89);
     /// Server: the answer to an operation it does not know, whose number is in `aux`.
     pub const UNKNOWN: Op = Op(0x8a);
+    /// Server: a PULL has ended.
+    pub const PULLED: Op = Op(0x8b);
 }
 
 /// A message, but for its payload.
@@ -99,6 +106,12 @@ pub enum Message {
         tag: Tag,
     },
     Bye,
+    Pull {
+        tag: Tag,
+        slot: Slot,
+        crc: u32,
+    },
+    Attach,
     Welcome,
     Refused {
         status: Status,
@@ -136,6 +149,12 @@ pub enum Message {
         tag: Tag,
         op: Op,
     },
+    /// With a status: pages are missing, for that reason.
+    Pulled {
+        tag: Tag,
+        slot: Slot,
+        status: Option<Status>,
+    },
     /// An operation that this version does not know: skip `len` bytes; a server answers UNKNOWN.
     Strange {
         tag: Tag,
@@ -165,7 +184,7 @@ pub enum WireError {
         /// How many.
         count: u16,
     },
-    /// A FREE's slot is not the first of its cluster.
+    /// A FREE's or PULL's slot is not the first of its cluster.
     BadCluster {
         /// The slot.
         slot: Slot,
@@ -237,7 +256,9 @@ impl Header {
 const HELLO_LEN: u32 = 208;
 const WELCOME_LEN: u32 = 80;
 const FREE_LEN: u32 = 64;
-const _: () = assert!(Hello::LEN == 208 && Welcome::LEN == 80 && FreeMask::LEN == 64);
+const PULL_LEN: u32 = 104;
+const _: () = assert!(Hello::LEN == 208 && Welcome::LEN == 80);
+const _: () = assert!(FreeMask::LEN == 64 && Pull::LEN == 104);
 const _: () = assert!(PAGE_SIZE == 4096 && PAGE_LEN == 4096);
 
 impl Message {
@@ -287,6 +308,17 @@ impl Message {
                 ..new(Op::STAT)
             },
             Message::Bye => new(Op::BYE),
+            Message::Pull { tag, slot, crc } => Header {
+                len: PULL_LEN,
+                id: tag.0,
+                slot: slot.0,
+                crc,
+                ..new(Op::PULL)
+            },
+            Message::Attach => Header {
+                len: HELLO_LEN,
+                ..new(Op::ATTACH)
+            },
             Message::Welcome => Header {
                 len: WELCOME_LEN,
                 ..new(Op::WELCOME)
@@ -337,6 +369,12 @@ impl Message {
                 aux: u32::from(op.0),
                 ..new(Op::UNKNOWN)
             },
+            Message::Pulled { tag, slot, status } => Header {
+                id: tag.0,
+                slot: slot.0,
+                aux: status.map_or(0, Status::code),
+                ..new(Op::PULLED)
+            },
             Message::Strange { tag, op, len } => Header {
                 len,
                 id: tag.0,
@@ -376,6 +414,12 @@ impl Message {
             (Sender::Client, Op::PING) => Message::Ping { tag },
             (Sender::Client, Op::STAT) => Message::Stat { tag },
             (Sender::Client, Op::BYE) => Message::Bye,
+            (Sender::Client, Op::PULL) => Message::Pull {
+                tag,
+                slot,
+                crc: h.crc,
+            },
+            (Sender::Client, Op::ATTACH) => Message::Attach,
             (Sender::Server, Op::WELCOME) => Message::Welcome,
             (Sender::Server, Op::REFUSED) => Message::Refused { status, len: h.len },
             (Sender::Server, Op::PAGE) => Message::Page {
@@ -396,6 +440,11 @@ impl Message {
                     op: Op(u16::from_le_bytes([low, high])),
                 }
             }
+            (Sender::Server, Op::PULLED) => Message::Pulled {
+                tag,
+                slot,
+                status: (h.aux != 0).then_some(status),
+            },
             (_, op) => Message::Strange {
                 tag,
                 op,
@@ -417,7 +466,9 @@ impl Message {
             Message::Load { slot, count, .. } if !slot.run_fits(count) => {
                 Err(WireError::BadRun { slot, count })
             }
-            Message::Free { slot, .. } if slot.index() != 0 => Err(WireError::BadCluster { slot }),
+            Message::Free { slot, .. } | Message::Pull { slot, .. } if slot.index() != 0 => {
+                Err(WireError::BadCluster { slot })
+            }
             message => Ok(message),
         }
     }

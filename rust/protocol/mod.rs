@@ -14,12 +14,14 @@ mod free;
 mod header;
 mod hello;
 mod ids;
+mod pull;
 mod status;
 
 pub use free::FreeMask;
 pub use header::{Header, Message, Op, Sender, WireError};
 pub use hello::{Hello, HelloError, Name, Welcome};
 pub use ids::{Incarnation, Instance, Seq, Slot, Tag};
+pub use pull::Pull;
 pub use status::Status;
 
 /// The port a server listens on unless told otherwise.

@@ -2,7 +2,7 @@
 
 //! Why an operation did not succeed, as the wire carries it.
 
-/// A failed operation's reason, in NAK, NOPAGE, REFUSED and UNKNOWN messages.
+/// A failed operation's reason, in NAK, NOPAGE, PULLED, REFUSED and UNKNOWN messages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Status {
     /// The server's memory is used up; older pages are untouched. Try again after some were freed.
@@ -28,6 +28,10 @@ pub enum Status {
     Denied,
     /// The server is about to stop and takes no new pages.
     Draining,
+    /// The server that a PULL named could not be reached, or did not give its pages.
+    Unreachable,
+    /// A newer PULL of the same cluster was first, or the region's end.
+    Cancelled,
     /// A number that this version does not know.
     Other(u32),
 }
@@ -47,6 +51,8 @@ impl Status {
             Status::UnknownOp => 9,
             Status::Denied => 10,
             Status::Draining => 11,
+            Status::Unreachable => 12,
+            Status::Cancelled => 13,
             Status::Other(code) => code,
         }
     }
@@ -65,6 +71,8 @@ impl Status {
             9 => Status::UnknownOp,
             10 => Status::Denied,
             11 => Status::Draining,
+            12 => Status::Unreachable,
+            13 => Status::Cancelled,
             other => Status::Other(other),
         }
     }
@@ -83,6 +91,8 @@ impl Status {
             Status::UnknownOp => "unknown operation",
             Status::Denied => "client not admitted",
             Status::Draining => "server is stopping",
+            Status::Unreachable => "the other server cannot be reached",
+            Status::Cancelled => "no longer wanted",
             Status::Other(_) => "unknown status",
         }
     }

@@ -74,6 +74,38 @@ mod golden {
                 "0700 0000 00000000 0000000000000000 0000000000000000 00000000 00000000",
             ),
             (
+                Client,
+                Message::Pull {
+                    tag: TAG,
+                    slot: CLUSTER,
+                    crc: CRC,
+                },
+                "0800 0000 68000000 8877665544332211 0002000000000100 00000000 efbeadde",
+            ),
+            (
+                Client,
+                Message::Attach,
+                "0900 0000 d0000000 0000000000000000 0000000000000000 00000000 00000000",
+            ),
+            (
+                Server,
+                Message::Pulled {
+                    tag: TAG,
+                    slot: CLUSTER,
+                    status: None,
+                },
+                "8b00 0000 00000000 8877665544332211 0002000000000100 00000000 00000000",
+            ),
+            (
+                Server,
+                Message::Pulled {
+                    tag: TAG,
+                    slot: CLUSTER,
+                    status: Some(Status::Unreachable),
+                },
+                "8b00 0000 00000000 8877665544332211 0002000000000100 0c000000 00000000",
+            ),
+            (
                 Server,
                 Message::Welcome,
                 "8100 0000 50000000 0000000000000000 0000000000000000 00000000 00000000",
@@ -244,7 +276,28 @@ mod golden {
     }
 
     #[test]
-    fn a_free_begins_at_a_cluster() {
+    fn a_pull_is_these_bytes() {
+        let pull = Pull {
+            mask: FreeMask::from_words([0x0201, 0, 0, 0, 0, 0, 0, 1 << 63]),
+            instance: Instance(*b"server's life #2"),
+            address: *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x02",
+            port: 7170,
+        };
+        let expected = [
+            &bytes("01 02")[..],
+            &[0; 61],
+            &bytes("80"),
+            b"server's life #2",
+            &bytes("00000000000000000000ffff0a000002 021c 000000000000"),
+        ]
+        .concat();
+        assert_eq!(expected.len(), Pull::LEN);
+        assert_eq!(pull.encode().to_vec(), expected);
+        assert_eq!(Pull::decode(&pull.encode()), pull);
+    }
+
+    #[test]
+    fn a_free_and_a_pull_begin_at_a_cluster() {
         for (slot, good) in [
             (0, true),
             (512, true),
@@ -258,12 +311,19 @@ mod golden {
                 slot,
                 crc: 0,
             };
-            let expected = if good {
-                Ok(free)
-            } else {
-                Err(WireError::BadCluster { slot })
+            let pull = Message::Pull {
+                tag: Tag(1),
+                slot,
+                crc: 0,
             };
-            assert_eq!(Message::decode(&free.encode(), Sender::Client), expected);
+            for message in [free, pull] {
+                let expected = if good {
+                    Ok(message)
+                } else {
+                    Err(WireError::BadCluster { slot })
+                };
+                assert_eq!(Message::decode(&message.encode(), Sender::Client), expected);
+            }
         }
     }
 
@@ -388,12 +448,14 @@ mod golden {
             Status::UnknownOp,
             Status::Denied,
             Status::Draining,
+            Status::Unreachable,
+            Status::Cancelled,
         ];
         for (code, status) in (1..).zip(all) {
             assert_eq!((status.code(), Status::from_code(code)), (code, status));
             assert_ne!(status.as_str(), Status::Other(0).as_str());
         }
-        for code in [0, 12, u32::MAX] {
+        for code in [0, 14, u32::MAX] {
             assert_eq!(Status::from_code(code), Status::Other(code));
             assert_eq!(Status::Other(code).code(), code);
         }
@@ -411,9 +473,10 @@ mod golden {
                 PAGE_SIZE,
                 Hello::LEN,
                 Welcome::LEN,
-                FreeMask::LEN
+                FreeMask::LEN,
+                Pull::LEN
             ),
-            (32, 4096, 208, 80, 64)
+            (32, 4096, 208, 80, 64, 104)
         );
         assert_eq!(
             (VERSION, DEFAULT_PORT, CLUSTER_SLOTS, MAX_STREAMS),

@@ -40,7 +40,7 @@ mod properties {
             let count = count.min(512 - u16::try_from(index).unwrap());
             (Slot((cluster / 512 * 512) | index), count)
         });
-        (0..18_u8, fields, run, 0..=MAX_PAYLOAD, any::<u16>()).prop_map(
+        (0..21_u8, fields, run, 0..=MAX_PAYLOAD, any::<u16>()).prop_map(
             |(kind, (id, slot, crc, code), (first, count), len, op)| {
                 let (seq, tag, slot) = (Seq(id), Tag(id), Slot(slot));
                 let status = Status::from_code(code);
@@ -76,6 +76,19 @@ mod properties {
                     14 => (Server, Message::Stats { tag, len }),
                     15 => (Server, Message::Notice { status, len }),
                     16 => (Server, Message::Unknown { tag, op: Op(op) }),
+                    17 => (
+                        Client,
+                        Message::Pull {
+                            tag,
+                            slot: FreeMask::base(slot),
+                            crc,
+                        },
+                    ),
+                    18 => (Client, Message::Attach),
+                    19 => {
+                        let status = (code != 0).then_some(status);
+                        (Server, Message::Pulled { tag, slot, status })
+                    }
                     _ => (
                         Client,
                         Message::Strange {
