@@ -219,11 +219,12 @@ impl<B: DerefMut<Target = [CopySlot]>> Copies<B> {
             return false;
         }
         for replica in self.configured() {
-            let behind = || clusters.standing(replica, slot) == Standing::Behind;
+            // A replica that was told of and is partial by now gets the page by its PULL, which waits for us.
+            let known = || clusters.standing(replica, slot) != Standing::Whole;
             match copy.parts.at(replica) {
                 Part::Stored => {}
                 _ if self.strict => return false,
-                Part::Told if behind() => {}
+                Part::Told if known() => {}
                 _ if self.may_leave(replica, slot, clusters) => {
                     self.tell(replica, copy, clusters);
                 }

@@ -10,6 +10,7 @@ use super::asks::{Ask, AskSlot, Asks, Load};
 use super::copies::{Copies, CopySlot, Part};
 use super::loads::LoadSlot;
 use super::ops::OpSlot;
+use super::refill::Refills;
 use super::replica::{Both, Clusters, Replica, Standing};
 use super::stream::Stream;
 use super::types::{Completion, LoadError, NoRoom, NotTaken};
@@ -24,6 +25,7 @@ pub struct Lane<L, CB, EB, OB, LB> {
     pub(super) streams: Both<Option<Inner<OB, LB>>>,
     pub(super) copies: Copies<CB>,
     pub(super) asks: Asks<L, EB>,
+    pub(super) refills: Both<Refills>,
 }
 
 pub(super) type Inner<OB, LB> = Stream<u32, u16, OB, LB>;
@@ -63,6 +65,10 @@ where
             streams,
             copies: Copies::new(copies, mirrored, strict),
             asks: Asks::new(asks, limit),
+            refills: Both {
+                primary: Refills::new(),
+                mirror: Refills::new(),
+            },
         }
     }
 
@@ -99,6 +105,7 @@ where
         now_ms: u64,
         done: &mut impl FnMut(Completion<u32, L>),
     ) {
+        self.refills.at_mut(replica).disconnected();
         let (own, other) = self.streams.split(replica);
         if let Some(stream) = own {
             stream.disconnected();

@@ -4,7 +4,7 @@
 
 use core::ops::DerefMut;
 
-use super::super::protocol::{FreeMask, Message, Slot, Tag};
+use super::super::protocol::{FreeMask, Message, Op, Slot, Tag};
 use super::asks::{Ask, AskSlot, Load};
 use super::copies::{CopySlot, Part};
 use super::lane::Lane;
@@ -34,9 +34,17 @@ where
         self.streams.at_mut(replica).as_mut()?.next(mask, crc)
     }
 
-    /// Whether [`Lane::next`] has a message for this replica now.
+    /// The next PULL to put on this replica's wire: its tag, and the first slot of the cluster. The caller, who
+    /// knows the other server's address and life, makes the message; its mask is to hold the slots that
+    /// are stored now.
+    pub fn next_pull(&mut self, replica: Replica) -> Option<(Tag, Slot)> {
+        self.refills.at_mut(replica).next()
+    }
+
+    /// Whether [`Lane::next`] or [`Lane::next_pull`] has a message for this replica now.
     pub fn has_output(&self, replica: Replica) -> bool {
-        self.stream(replica).is_some_and(Stream::has_output)
+        self.refills.at(replica).has_output()
+            || self.stream(replica).is_some_and(Stream::has_output)
     }
 
     /// How many messages wait to be sent to this replica, whether its window lets them or not.
@@ -115,6 +123,16 @@ where
     ) -> Result<(), Fault> {
         let stream = self.streams.at_mut(replica).as_mut();
         let stream = stream.ok_or(Fault::NotConnected)?;
+        match message {
+            Message::Pulled { tag, slot, status } => {
+                let filled = self.refills.at_mut(replica).pulled(tag, slot, status);
+                if let Some(cluster) = filled {
+                    clusters.filled(replica, cluster);
+                }
+            }
+            Message::Unknown { op: Op::PULL, .. } => self.refills.at_mut(replica).unknown(),
+            _ => {}
+        }
         let copies = &mut self.copies;
         let mut load = None;
         stream.message(message, &mut |completion| match completion {

@@ -125,6 +125,33 @@
 //! - When a whole replica has failed by its own fault, and a whole one delivers, the first falls behind: a
 //!   resync will repair it.
 //!
+//! # The life of a refill
+//!
+//! A cluster for which a replica is behind becomes whole again while stores, loads and frees go on
+//! ([`Lane::refill`]):
+//!
+//! ```text
+//!             refill()               ACK of the FREE                 the other has answered what
+//!   behind -----------> (1) wiping ------------------> (2) settling  it was asked before (2)
+//!     ^   FREE of every slot,  |        now partial:         |  |
+//!     |   behind all stores    |        stores go there      |  v  PULL
+//!     |                        | disconnected                | (3) pulling ---> whole
+//!     +------------------------+                             |  |   PULLED
+//!     ^                            a store is missed         |  |
+//!     +------------------------------------------------------+--+
+//! ```
+//!
+//! - After (1) the replica has no old page: nothing was sent to it while it was behind, and what was sent
+//!   before is freed.
+//! - From (2) on each store goes to both. Those that were under way to the other alone have ended before
+//!   (3), so that the pages that are pulled are as new as any that the replica missed.
+//! - In (3) the server fetches what it has no page of, past the lane's stream. A store or free that it gets
+//!   meanwhile is newer, and it drops what it fetches of that slot (see the protocol's PULL). So nothing late
+//!   replaces what is new or brings back what is freed.
+//! - A PULL that fails, or whose connection is lost, leaves the replica partial; it is asked again from (2).
+//! - A replica may not fall behind while the other is partial: stores that only the partial one could take
+//!   are not taken, until the other is back.
+//!
 //! # What the caller must keep
 //!
 //! - One lock around the stream or lane; every call is short: constant time on average but for `new`,
@@ -136,9 +163,8 @@
 //!   it was when the replica was chosen.
 //! - What a failed store may have left is freed on both replicas.
 //! - A replica that comes back without its pages is marked behind for each cluster of which the other is
-//!   whole, before [`Lane::connected`]. A resync makes it partial once no old page is left there, and whole
-//!   once it has them all. Pages that it sends on another connection than the lane's it sends only while the
-//!   replica owes the lane no FREE ([`Lane::frees_in_flight`]): the mask is as old as the FREE.
+//!   whole, before [`Lane::connected`]. Where the other is partial, that is all there is: it is whole from
+//!   then on, and what it lacks is lost.
 //! - The mask that [`Stream::next`] asks for holds only slots that are free at that moment and have no
 //!   store unanswered. Then a free never undoes a store, however often it is sent.
 
@@ -146,9 +172,11 @@ mod asks;
 mod copies;
 mod lane;
 mod lane_io;
+mod lane_refill;
 mod loads;
 mod ops;
 mod receiver;
+mod refill;
 mod replica;
 mod stream;
 mod types;
@@ -159,6 +187,7 @@ pub use lane::Lane;
 pub use loads::LoadSlot;
 pub use ops::{OpSlot, FREE_LIMIT};
 pub use receiver::{Event, Receiver, Want};
+pub use refill::REFILLS;
 pub use replica::{Clusters, Replica, Standing};
 pub use stream::Stream;
 pub use types::{Completion, Fault, LoadError, NoRoom, NotTaken, Outgoing, PageTarget, StoreError};

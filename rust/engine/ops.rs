@@ -39,6 +39,10 @@ pub(super) enum What<S> {
     Free {
         cluster: Slot,
     },
+    /// A free of every slot of the cluster.
+    Wipe {
+        cluster: Slot,
+    },
 }
 
 impl<S> OpSlot<S> {
@@ -98,6 +102,15 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.issued
     }
 
+    pub(super) fn acked(&self) -> Seq {
+        self.acked
+    }
+
+    /// Whether nothing up to this number waits for an answer.
+    pub(super) fn has_answered(&self, seq: Seq) -> bool {
+        self.len == 0 || self.get(0).is_some_and(|op| op.seq > seq)
+    }
+
     /// Operations to be sent on this connection.
     pub(super) fn queued(&self) -> usize {
         self.len.saturating_sub(self.sent)
@@ -129,7 +142,7 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
     pub(super) fn oldest_ms(&self) -> Option<u64> {
         (0..self.len).find_map(|i| match self.get(i)?.what {
             What::Store { since_ms, .. } => Some(since_ms),
-            What::Hole | What::Free { .. } => None,
+            What::Hole | What::Free { .. } | What::Wipe { .. } => None,
         })
     }
 
@@ -152,12 +165,21 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         if self.free_waits(cluster) {
             return Ok(());
         }
+        self.push_one_free(What::Free { cluster }).map(drop)
+    }
+
+    /// Unlike a free it stands where it is asked for: behind every store so far, before every later one.
+    pub(super) fn push_wipe(&mut self, cluster: Slot) -> Result<Seq, NoRoom> {
+        self.push_one_free(What::Wipe { cluster })
+    }
+
+    fn push_one_free(&mut self, what: What<S>) -> Result<Seq, NoRoom> {
         if self.frees >= FREE_LIMIT {
             return Err(NoRoom);
         }
-        self.push(What::Free { cluster })?;
+        let seq = self.push(what)?;
         self.frees = self.frees.saturating_add(1);
-        Ok(())
+        Ok(seq)
     }
 
     /// Whether one of the last entries is a free of this cluster that was never sent: it will ask for
@@ -226,7 +248,7 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         let op = op.ok_or(Fault::NakUnknown { seq })?;
         let token = match op.what {
             What::Store { token, .. } => token,
-            What::Free { .. } => return Err(Fault::NakFree { seq }),
+            What::Free { .. } | What::Wipe { .. } => return Err(Fault::NakFree { seq }),
             What::Hole => return Err(Fault::NakUnknown { seq }),
         };
         op.what = What::Hole;
@@ -252,7 +274,7 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
             What::Store {
                 token, since_ms, ..
             } => keep(token, since_ms),
-            What::Hole | What::Free { .. } => true,
+            What::Hole | What::Free { .. } | What::Wipe { .. } => true,
         });
     }
 
@@ -306,7 +328,7 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.sent = self.sent.saturating_sub(1);
         match op.what {
             What::Hole => self.holes = self.holes.saturating_sub(1),
-            What::Free { .. } => self.frees = self.frees.saturating_sub(1),
+            What::Free { .. } | What::Wipe { .. } => self.frees = self.frees.saturating_sub(1),
             What::Store { .. } => {}
         }
         Some(op)

@@ -48,6 +48,17 @@ pub trait Clusters {
     /// The replica has missed a store of this slot, or does not give its page back: from now on it is
     /// behind for the cluster. It may be so already.
     fn fell_behind(&self, replica: Replica, slot: Slot);
+
+    /// All that the replica, which is behind for the slot's cluster, has of it is about to be freed there. It
+    /// stays behind.
+    fn wiping(&self, replica: Replica, slot: Slot);
+
+    /// That was done: the replica is partial, if it was behind ever since. Returns whether it is. (It may have
+    /// been whole for a time, the cluster being empty; what it was sent then may be old by now.)
+    fn wiped(&self, replica: Replica, slot: Slot) -> bool;
+
+    /// The replica has fetched what it lacked: it is whole if it is partial, and nothing else than it was.
+    fn filled(&self, replica: Replica, slot: Slot);
 }
 
 /// Something for each of the replicas.

@@ -96,6 +96,26 @@ where
         self.ops.push_free(FreeMask::base(cluster))
     }
 
+    /// Asks for a FREE of every slot of a cluster, given by any of them. It frees what was stored by then,
+    /// and nothing that is stored later.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRoom`]: as for [`Stream::free`].
+    pub fn wipe(&mut self, cluster: Slot) -> Result<Seq, NoRoom> {
+        self.ops.push_wipe(FreeMask::base(cluster))
+    }
+
+    /// The highest number that an ACK has covered; 0 if none has.
+    pub fn acked(&self) -> Seq {
+        self.ops.acked()
+    }
+
+    /// Whether every store and free up to this number has ended.
+    pub fn has_answered(&self, seq: Seq) -> bool {
+        self.ops.has_answered(seq)
+    }
+
     /// Asks for `count` pages from `slot` on, all in one cluster; `now_ms` as for [`Stream::store`].
     ///
     /// # Errors
@@ -141,6 +161,13 @@ where
             },
             What::Free { cluster } => {
                 let mask = mask(cluster);
+                Outgoing::Free {
+                    header: free_header(op.seq, cluster, &mask, crc),
+                    mask,
+                }
+            }
+            What::Wipe { cluster } => {
+                let mask = FreeMask::ALL;
                 Outgoing::Free {
                     header: free_header(op.seq, cluster, &mask, crc),
                     mask,

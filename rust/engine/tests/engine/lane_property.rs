@@ -4,7 +4,7 @@
 //! a server that may be asked has the page.
 
 use super::common::config;
-use super::lane_world::{Event, Step, Trouble, World, CLUSTERS};
+use super::lane_world::{Event, Step, Trouble, World};
 use super::sim::Counts;
 use memsrv_engine::Replica;
 use memsrv_protocol::Status;
@@ -46,6 +46,28 @@ fn load_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A resync of the mirror, mostly, with whatever else goes on.
+fn resync_step() -> impl Strategy<Value = Step> {
+    let event = prop_oneof![
+        30 => Just(Event::Flush),
+        4 => event(),
+        8 => Just(Event::Connect),
+    ];
+    let weak = || prop_oneof![9 => Just(Replica::Mirror), 1 => Just(Replica::Primary)];
+    prop_oneof![
+        12 => any::<u8>().prop_map(|slot| Step::Store { slot }),
+        6 => (any::<usize>(), 1..4_u16).prop_map(|(which, count)| Step::Load { which, count }),
+        4 => any::<u8>().prop_map(|slot| Step::Invalidate { slot }),
+        4 => Just(Step::FreeFlagged),
+        40 => (replica(), event).prop_map(|(replica, event)| Step::On(0, replica, event)),
+        16 => weak().prop_map(Step::Refill),
+        24 => (weak(), 0..4_usize).prop_map(|(replica, which)| Step::Fetch { replica, which }),
+        16 => (weak(), 0..4_usize).prop_map(|(replica, which)| Step::Deliver { replica, which }),
+        1 => replica().prop_map(Step::Kill),
+        1 => replica().prop_map(Step::DamageNext),
+    ]
+}
+
 fn replica() -> impl Strategy<Value = Replica> {
     prop_oneof![Just(Replica::Primary), Just(Replica::Mirror)]
 }
@@ -66,7 +88,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (replica(), any::<usize>()).prop_map(|(replica, which)| Step::Lose { replica, which }),
         1 => (replica(), status).prop_map(|(replica, status)| Step::RefuseNext { replica, status }),
         2 => replica().prop_map(Step::DamageNext),
-        5 => (0..CLUSTERS).prop_map(|cluster| Step::Resync { cluster }),
+        6 => replica().prop_map(Step::Refill),
+        8 => (replica(), 0..4_usize).prop_map(|(replica, which)| Step::Fetch { replica, which }),
+        8 => (replica(), 0..4_usize).prop_map(|(replica, which)| Step::Deliver { replica, which }),
     ]
 }
 
@@ -117,6 +141,61 @@ proptest! {
     }
 }
 
+/// A mirror that comes back empty while pages are there.
+fn resyncing(trouble: Trouble) -> World {
+    let mut world = World::new(1, 1000, 64, trouble, false);
+    for slot in 0..24 {
+        world.step(&Step::Store { slot });
+        if slot % 8 == 7 {
+            world.settle();
+        }
+    }
+    world.step(&Step::Kill(Replica::Mirror));
+    let gone = Event::Break { up: 0, down: 0 };
+    world.step(&Step::On(0, Replica::Mirror, gone));
+    world.step(&Step::On(0, Replica::Mirror, Event::Connect));
+    world
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn a_resync_loses_and_revives_nothing(
+        trouble in prop_oneof![3 => Just(Trouble::One(Replica::Mirror)), 1 => Just(Trouble::Any)],
+        steps in prop::collection::vec(resync_step(), 1..300),
+    ) {
+        let mut world = resyncing(trouble);
+        for step in &steps {
+            world.step(step);
+        }
+        world.settle();
+    }
+}
+
+/// The random steps of a resync reach what they are meant to test.
+#[test]
+fn the_simulation_of_a_resync_reaches_every_end() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let (mut resyncs, mut overtaken) = (0, 0);
+    for _ in 0..32 {
+        let steps = prop::collection::vec(resync_step(), 300);
+        let steps = steps.new_tree(&mut runner).unwrap().current();
+        let mut world = resyncing(Trouble::One(Replica::Mirror));
+        for step in &steps {
+            world.step(step);
+        }
+        resyncs += world.resyncs;
+        overtaken += world.overtaken();
+        world.settle();
+    }
+    println!("resyncs {resyncs}, pages overtaken {overtaken}");
+    assert!(resyncs > 20 && overtaken > 20);
+}
+
 /// The random steps reach what they are meant to test.
 #[test]
 fn the_simulation_of_two_servers_reaches_every_end() {
@@ -134,7 +213,7 @@ fn the_simulation_of_two_servers_reaches_every_end() {
     ]
     .repeat(8)
     {
-        let steps = prop::collection::vec(step(), 400);
+        let steps = prop::collection::vec(step(), 500);
         let steps = steps.new_tree(&mut runner).unwrap().current();
         let mut world = World::new(2, 20, 16, trouble, false);
         for step in &steps {

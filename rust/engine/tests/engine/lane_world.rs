@@ -3,8 +3,7 @@
 //! Lanes to two servers that break, die and lose pages, and what must be so after each step.
 //!
 //! A server that dies comes back as a new, empty one; connections to its earlier life find out later, and
-//! the first handshake marks what it has lost, as the driver does. A resync, of which the lane knows
-//! nothing, is two steps.
+//! the first handshake marks what it has lost, as the driver does.
 
 use super::sim::{page_of, place, take, Book, Counts, Host, Mirrored, Wire};
 use memsrv_engine::{LoadError, Replica, Standing};
@@ -64,9 +63,17 @@ pub enum Step {
         status: Status,
     },
     DamageNext(Replica),
-    /// A replica that is behind for the cluster becomes partial, or a partial one whole.
-    Resync {
-        cluster: u64,
+    /// The lanes go on with refilling this replica.
+    Refill(Replica),
+    /// This server asks the other one for a page of what it pulls.
+    Fetch {
+        replica: Replica,
+        which: usize,
+    },
+    /// And gets one that it asked for.
+    Deliver {
+        replica: Replica,
+        which: usize,
     },
 }
 
@@ -112,6 +119,7 @@ pub struct World {
     hollow: BTreeSet<(usize, u64)>,
     pub kills: usize,
     pub resyncs: usize,
+    overtaken: usize,
 }
 
 impl World {
@@ -135,6 +143,7 @@ impl World {
             hollow: BTreeSet::new(),
             kills: 0,
             resyncs: 0,
+            overtaken: 0,
         };
         for lane in 0..lanes {
             for replica in Replica::BOTH {
@@ -185,6 +194,7 @@ impl World {
             Step::On(lane, replica, ref event) => self.event(lane % lanes, replica, event),
             Step::Kill(replica) if self.may_die(replica) => {
                 self.kills += 1;
+                self.overtaken += self.hosts[place(replica)].server.pulls.overtaken;
                 self.hosts[place(replica)].kill();
             }
             Step::Lose { replica, which } if self.may_die(replica) => {
@@ -202,7 +212,9 @@ impl World {
             Step::DamageNext(replica) if self.may_die(replica) => {
                 self.hosts[place(replica)].server.damage_next = true;
             }
-            Step::Resync { cluster } => self.resync(cluster),
+            Step::Refill(replica) => self.refill(replica),
+            Step::Fetch { replica, which } => self.fetch(replica, which),
+            Step::Deliver { replica, which } => self.deliver(replica, which),
             Step::Kill(_) | Step::Lose { .. } | Step::DamageNext(_) => {}
         }
         self.check();
@@ -275,13 +287,16 @@ impl World {
         assert!(self.lanes[lane].lane.issued(replica) >= host.server.executed(lane));
         if host.known != host.life {
             host.known = host.life;
-            self.book.lost(replica, 0..CLUSTERS);
+            for cluster in self.book.lost(replica, 0..CLUSTERS) {
+                self.hollow.insert((place(replica.other()), cluster));
+            }
             for cluster in 0..CLUSTERS {
                 self.hollow.insert((place(replica), cluster));
             }
         }
         let window = u32::try_from(host.server.window).unwrap();
-        self.lanes[lane].connected(replica, window);
+        let life = host.life_byte();
+        self.lanes[lane].connected(replica, window, life);
     }
 
     fn disconnect(&mut self, lane: usize, replica: Replica, up: usize, down: usize) {
@@ -297,61 +312,45 @@ impl World {
         }
     }
 
-    /// What a resync does in many steps, in two.
-    fn resync(&mut self, cluster: u64) {
-        let lane = usize::try_from(cluster).unwrap() % self.lanes.len();
-        if self.lanes[lane].is_busy(cluster) {
-            return;
+    fn refill(&mut self, replica: Replica) {
+        let lanes = u64::try_from(self.lanes.len()).unwrap();
+        for (lane, number) in self.lanes.iter_mut().zip(0..) {
+            lane.refill(replica, (0..CLUSTERS).filter(|c| c % lanes == number));
         }
-        for replica in Replica::BOTH {
-            let (standing, source) = (
-                self.book.of(replica, cluster),
-                self.book.of(replica.other(), cluster),
-            );
-            let there = |host: &Host| host.known == host.life && !host.dead[lane];
-            if source != Standing::Whole || !self.hosts.iter().all(there) {
-                continue;
+        self.note_filled();
+    }
+
+    fn fetch(&mut self, replica: Replica, which: usize) {
+        let [primary, mirror] = &mut self.hosts;
+        let (own, other) = match replica {
+            Replica::Primary => (primary, mirror),
+            Replica::Mirror => (mirror, primary),
+        };
+        own.server.fetch(which, &other.server, other.life_byte());
+    }
+
+    fn deliver(&mut self, replica: Replica, which: usize) {
+        let life = self.hosts[place(replica.other())].life_byte();
+        let host = &mut self.hosts[place(replica)];
+        host.server.deliver(which, life, &mut host.wires);
+    }
+
+    /// A cluster that was filled from one that has lost pages lacks them, too.
+    fn note_filled(&mut self) {
+        for (replica, cluster) in self.book.filled.take() {
+            let from = (place(replica.other()), cluster);
+            if self.hollow.contains(&from) {
+                self.hollow.insert((place(replica), cluster));
+            } else {
+                self.hollow.remove(&(place(replica), cluster));
             }
-            // Pages that come past the lane's stream would be freed by what is still in it.
-            if self.lanes[lane].lane.frees_in_flight(replica) > 0 {
-                continue;
-            }
-            match standing {
-                Standing::Behind => {
-                    let pages = &mut self.hosts[place(replica)].server.pages;
-                    pages.retain(|&slot, _| Slot(slot).cluster() != cluster);
-                    self.book.set(replica, cluster, Standing::Partial);
-                }
-                Standing::Partial => {
-                    let settled: Vec<u64> = self.lanes[lane]
-                        .settled()
-                        .map(|(slot, _)| slot.0)
-                        .filter(|&slot| Slot(slot).cluster() == cluster)
-                        .collect();
-                    for slot in settled {
-                        let page = self.hosts[place(replica.other())].server.pages.get(&slot);
-                        let page = page.cloned();
-                        let pages = &mut self.hosts[place(replica)].server.pages;
-                        if let Some(page) = page {
-                            pages.entry(slot).or_insert(page);
-                        }
-                    }
-                    self.book.set(replica, cluster, Standing::Whole);
-                    let from = (place(replica.other()), cluster);
-                    if self.hollow.contains(&from) {
-                        self.hollow.insert((place(replica), cluster));
-                    } else {
-                        self.hollow.remove(&(place(replica), cluster));
-                    }
-                    self.resyncs += 1;
-                }
-                Standing::Whole => {}
-            }
+            self.resyncs += 1;
         }
     }
 
     /// What must be so after each step.
     fn check(&mut self) {
+        self.note_filled();
         for lane in &mut self.lanes {
             for (slot, seed) in lane.settled() {
                 check_slot(&self.hosts, &self.book, &self.hollow, slot, seed);
@@ -391,10 +390,44 @@ impl World {
         }
     }
 
+    /// How many pages were stored or freed while an older one was on its way.
+    pub fn overtaken(&self) -> usize {
+        let pulls = self.hosts.iter().map(|host| &host.server.pulls);
+        self.overtaken + pulls.map(|pulls| pulls.overtaken).sum::<usize>()
+    }
+
+    /// Lets the resync come to its end, wherever it can.
+    fn make_whole(&mut self) {
+        for round in 0.. {
+            assert!(round < 1000, "the pair does not become whole");
+            for replica in Replica::BOTH {
+                self.refill(replica);
+                (0..self.lanes.len()).for_each(|lane| self.flush(lane, replica));
+                for _ in 0..40 {
+                    self.fetch(replica, round);
+                    self.deliver(replica, round);
+                }
+                (0..self.lanes.len()).for_each(|lane| self.flush(lane, replica));
+                self.check();
+            }
+            let whole = |&cluster: &u64| {
+                let whole = |replica| self.book.of(replica, cluster) == Standing::Whole;
+                whole(Replica::Primary) && whole(Replica::Mirror)
+            };
+            let quiet = self.lanes.iter().all(Mirrored::is_quiet);
+            let idle = self.hosts.iter().all(|host| host.server.pulls.is_idle());
+            if quiet && idle && (0..CLUSTERS).all(|cluster| whole(&cluster)) {
+                return;
+            }
+        }
+    }
+
     /// Lets everything come to its end, and checks that it is the right one.
     pub fn settle(&mut self) {
         for host in &mut self.hosts {
             host.server.refuse_next = None;
+            // Two servers are whole only where there is room for all.
+            host.server.capacity = usize::MAX;
             host.server.damage_next = false;
         }
         for round in 0.. {
@@ -414,15 +447,10 @@ impl World {
                 break;
             }
         }
+        self.make_whole();
         for lane in &self.lanes {
             lane.assert_nothing_left();
         }
-        for cluster in 0..CLUSTERS {
-            // From behind to partial to whole.
-            self.resync(cluster);
-            self.resync(cluster);
-        }
-        self.check();
         let present: BTreeMap<u64, u64> = self
             .lanes
             .iter()

@@ -29,6 +29,18 @@ impl Clusters for Single {
     fn fell_behind(&self, replica: Replica, slot: Slot) {
         panic!("{replica:?} cannot fall behind for {slot:?}");
     }
+
+    fn wiping(&self, _: Replica, _: Slot) {
+        panic!("there is nothing to refill from");
+    }
+
+    fn wiped(&self, _: Replica, _: Slot) -> bool {
+        panic!("there is nothing to refill from");
+    }
+
+    fn filled(&self, _: Replica, _: Slot) {
+        panic!("there is nothing to refill from");
+    }
 }
 
 pub struct Twin {

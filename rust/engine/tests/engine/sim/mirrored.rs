@@ -12,7 +12,9 @@ use memsrv_engine::{
     AskSlot, Completion, CopySlot, Event, Lane, LoadError, LoadSlot, NotTaken, OpSlot, Outgoing,
     Receiver, Replica, StoreError, Want,
 };
-use memsrv_protocol::{FreeMask, Slot, Status, Tag, CLUSTER_SLOTS, PAGE_SIZE};
+use memsrv_protocol::{
+    FreeMask, Instance, Message, Pull, Slot, Status, Tag, CLUSTER_SLOTS, PAGE_SIZE,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -99,6 +101,8 @@ pub struct Mirrored {
     pub counts: Counts,
     /// Loads that failed though nobody gave them up.
     pub failed: Vec<Failed>,
+    /// The life of each server, as its last handshake told.
+    lives: [u8; 2],
 }
 
 impl Mirrored {
@@ -119,6 +123,7 @@ impl Mirrored {
             now_ms: 1000,
             counts: Counts::default(),
             failed: Vec::new(),
+            lives: [0; 2],
         }
     }
 
@@ -164,13 +169,6 @@ impl Mirrored {
             .iter()
             .filter(|(_, state)| state.stores == 0)
             .filter_map(|(&slot, state)| Some((Slot(slot), state.present?)))
-    }
-
-    /// Whether a store or load of the cluster is unanswered.
-    pub fn is_busy(&self, cluster: u64) -> bool {
-        let stored = self.stores.values().map(|&(slot, _)| slot);
-        let loaded = self.loads.values().map(|load| load.slot);
-        stored.chain(loaded).any(|slot| slot.cluster() == cluster)
     }
 
     /// Loads the slots from this one on that hold a page, at the most `count`.
@@ -220,22 +218,46 @@ impl Mirrored {
 
     // What a driver does.
 
+    /// Goes on with refilling the replica, and begins with any of these clusters.
+    pub fn refill(&mut self, replica: Replica, clusters: impl Iterator<Item = u64>) {
+        let first = |cluster| Slot(cluster * u64::from(CLUSTER_SLOTS));
+        let wanted: Vec<Slot> = clusters.map(first).collect();
+        self.lane.refill(replica, &wanted, &*self.book);
+        let _ = self.lane.refill_failed(replica);
+    }
+
+    /// The slots of a cluster that hold a page, or wait for one.
+    fn kept(&self, cluster: Slot) -> FreeMask {
+        let mut mask = FreeMask::EMPTY;
+        let end = cluster.0 + u64::from(CLUSTER_SLOTS);
+        for (&slot, state) in self.slots.range(cluster.0..end) {
+            if state.present.is_some() || state.stores > 0 {
+                mask.insert(Slot(slot).index());
+            }
+        }
+        mask
+    }
+
     /// Sends the next message; false if there is none.
     pub fn send(&mut self, replica: Replica, up: &mut Pipe) -> bool {
         let had_output = self.lane.has_output(replica);
-        let slots = &self.slots;
-        let mask = |cluster: Slot| {
-            let mut mask = FreeMask::EMPTY;
-            for index in 0..CLUSTER_SLOTS {
-                let slot = cluster.plus(index).unwrap();
-                let kept = |state: &SlotState| state.present.is_some() || state.stores > 0;
-                if !slots.get(&slot.0).is_some_and(kept) {
-                    mask.insert(slot.index());
-                }
-            }
-            mask
-        };
-        let out = self.lane.next(replica, mask, crc);
+        if let Some((tag, slot)) = self.lane.next_pull(replica) {
+            let pull = Pull {
+                mask: self.kept(slot),
+                instance: Instance([self.lives[place(replica.other())]; 16]),
+                address: [0; 16],
+                port: 0,
+            };
+            let payload = pull.encode();
+            let crc = crc(slot, &payload);
+            up.extend(Message::Pull { tag, slot, crc }.encode());
+            up.extend(payload);
+            return true;
+        }
+        let mut lane = std::mem::replace(&mut self.lane, lane(0, 0, false));
+        let mask = |cluster| FreeMask(self.kept(cluster).0.map(|byte| !byte));
+        let out = lane.next(replica, mask, crc);
+        self.lane = lane;
         assert_eq!(out.is_some(), had_output);
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
@@ -331,7 +353,8 @@ impl Mirrored {
             .expect("a page that began")
     }
 
-    pub fn connected(&mut self, replica: Replica, window: u32) {
+    pub fn connected(&mut self, replica: Replica, window: u32, life: u8) {
+        self.lives[place(replica)] = life;
         let mut done = Vec::new();
         let take = &mut |d| done.push(d);
         self.lane

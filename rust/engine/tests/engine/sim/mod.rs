@@ -9,6 +9,7 @@
 mod client;
 mod mirrored;
 mod pair;
+mod pulls;
 mod server;
 
 pub use client::Client;

@@ -6,7 +6,7 @@ use super::{Server, Wire};
 use memsrv_engine::{Clusters, Replica, Standing};
 use memsrv_protocol::Slot;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A place in an array of two.
 pub fn place(replica: Replica) -> usize {
@@ -17,14 +17,21 @@ pub fn place(replica: Replica) -> usize {
 #[derive(Default)]
 pub struct Book {
     standings: RefCell<BTreeMap<(usize, u64), Standing>>,
+    /// Clusters that are wiped on a replica and have been behind there ever since.
+    wiping: RefCell<BTreeSet<(usize, u64)>>,
     /// The calls of `fell_behind` since this was last emptied.
     pub fell: RefCell<Vec<(Replica, Slot)>>,
+    /// What has become whole by `filled`, likewise.
+    pub filled: RefCell<Vec<(Replica, u64)>>,
 }
 
 impl Book {
     pub fn set(&self, replica: Replica, cluster: u64, standing: Standing) {
         let key = (place(replica), cluster);
-        self.standings.borrow_mut().insert(key, standing);
+        let old = self.standings.borrow_mut().insert(key, standing);
+        if old != Some(standing) {
+            self.wiping.borrow_mut().remove(&key);
+        }
     }
 
     pub fn of(&self, replica: Replica, cluster: u64) -> Standing {
@@ -33,13 +40,22 @@ impl Book {
         standing.unwrap_or(Standing::Whole)
     }
 
-    /// The replica came back without its pages.
-    pub fn lost(&self, replica: Replica, clusters: impl Iterator<Item = u64>) {
+    /// The replica came back without its pages. What the other lacks, where that is partial, is lost; those
+    /// clusters are given back.
+    pub fn lost(&self, replica: Replica, clusters: impl Iterator<Item = u64>) -> Vec<u64> {
+        let mut lost = Vec::new();
         for cluster in clusters {
-            if self.of(replica.other(), cluster) == Standing::Whole {
-                self.set(replica, cluster, Standing::Behind);
+            match self.of(replica.other(), cluster) {
+                Standing::Behind => continue,
+                Standing::Partial => {
+                    self.set(replica.other(), cluster, Standing::Whole);
+                    lost.push(cluster);
+                }
+                Standing::Whole => {}
             }
+            self.set(replica, cluster, Standing::Behind);
         }
+        lost
     }
 }
 
@@ -59,6 +75,28 @@ impl Clusters for Book {
         );
         self.set(replica, slot.cluster(), Standing::Behind);
         self.fell.borrow_mut().push((replica, slot));
+    }
+
+    fn wiping(&self, replica: Replica, slot: Slot) {
+        assert_eq!(self.standing(replica, slot), Standing::Behind);
+        let key = (place(replica), slot.cluster());
+        self.wiping.borrow_mut().insert(key);
+    }
+
+    fn wiped(&self, replica: Replica, slot: Slot) -> bool {
+        let key = (place(replica), slot.cluster());
+        let wiped = self.wiping.borrow().contains(&key);
+        if wiped {
+            self.set(replica, slot.cluster(), Standing::Partial);
+        }
+        wiped
+    }
+
+    fn filled(&self, replica: Replica, slot: Slot) {
+        if self.standing(replica, slot) == Standing::Partial {
+            self.set(replica, slot.cluster(), Standing::Whole);
+            self.filled.borrow_mut().push((replica, slot.cluster()));
+        }
     }
 }
 
@@ -82,6 +120,11 @@ impl Host {
             life: 0,
             known: 0,
         }
+    }
+
+    /// Its life as instances carry it in the model.
+    pub fn life_byte(&self) -> u8 {
+        u8::try_from(self.life % 251).unwrap()
     }
 
     /// Ends the server, and starts another without its pages.

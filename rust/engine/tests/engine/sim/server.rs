@@ -3,8 +3,9 @@
 //! The model of a server: a map from slots to pages, and the protocol without any haste.
 
 use super::super::common::crc;
+use super::pulls::Pulls;
 use super::{Pipe, Wire};
-use memsrv_protocol::{FreeMask, Message, Sender, Seq, Slot, Status, Tag, HEADER_LEN};
+use memsrv_protocol::{FreeMask, Message, Pull, Sender, Seq, Slot, Status, Tag, HEADER_LEN};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Answers that are still to be given to one LOAD.
@@ -35,6 +36,7 @@ pub struct Server {
     /// The next PAGE is damaged on its way.
     pub damage_next: bool,
     pub window: usize,
+    pub pulls: Pulls,
     sessions: Vec<Session>,
 }
 
@@ -46,12 +48,14 @@ impl Server {
             refuse_next: None,
             damage_next: false,
             window,
+            pulls: Pulls::default(),
             sessions: (0..streams).map(|_| Session::default()).collect(),
         }
     }
 
     /// A connection is gone with all that it had.
     pub fn disconnected(&mut self, stream: usize) {
+        self.pulls.disconnected(stream);
         let session = &mut self.sessions[stream];
         let executed = session.executed;
         *session = Session {
@@ -113,7 +117,22 @@ impl Server {
                 assert_eq!(sum, crc(slot, payload), "a FREE's checksum");
                 self.next_number(stream, seq);
                 for index in FreeMask(payload.try_into().unwrap()).indices() {
-                    self.pages.remove(&(slot.0 + u64::try_from(index).unwrap()));
+                    let slot = slot.0 + u64::try_from(index).unwrap();
+                    self.pages.remove(&slot);
+                    self.pulls.overtake(slot);
+                }
+            }
+            Message::Pull {
+                tag,
+                slot,
+                crc: sum,
+            } => {
+                assert_eq!(sum, crc(slot, payload), "a PULL's checksum");
+                let pull = Pull::decode(payload.try_into().unwrap());
+                let has = |slot| self.pages.contains_key(&slot);
+                if let Some(tag) = self.pulls.begin(stream, tag, slot, &pull, has) {
+                    let status = Some(Status::Cancelled);
+                    down.extend(Message::Pulled { tag, slot, status }.encode());
                 }
             }
             Message::Load { tag, slot, count } => {
@@ -141,6 +160,7 @@ impl Server {
     }
 
     fn store(&mut self, slot: Slot, page: &[u8]) -> Option<Status> {
+        self.pulls.overtake(slot.0);
         let refused = self.refuse_next.take();
         let full = self.pages.len() >= self.capacity && !self.pages.contains_key(&slot.0);
         let refused = refused.or(full.then_some(Status::Full));
@@ -148,6 +168,19 @@ impl Server {
             self.pages.insert(slot.0, page.to_vec());
         }
         refused
+    }
+
+    /// Asks for a page of one of the pulls.
+    pub fn fetch(&mut self, which: usize, source: &Server, life: u8) {
+        self.pulls.fetch(which, life, &source.pages);
+    }
+
+    /// A page of one of the pulls comes in, the source having this life now.
+    pub fn deliver(&mut self, which: usize, life: u8, wires: &mut [Wire]) {
+        let (pulls, pages) = (&mut self.pulls, &mut self.pages);
+        if let Some((stream, message)) = pulls.deliver(which, life, self.capacity, pages) {
+            wires[stream].down.extend(message.encode());
+        }
     }
 
     /// Acknowledges all that was executed.
