@@ -2,9 +2,8 @@
 
 //! Which slots the servers hold: one bit each, in clusters of 512, in chunks made when needed.
 //!
-//! With a mirror, a cluster has a bit for each server besides, which says that this one may lack some of
-//! the cluster's pages or hold old ones of them. It is changed under the lock of the cluster's lane, or
-//! while no server of that life is connected.
+//! With a mirror, a cluster has two bits for each server besides: what it holds of the cluster
+//! (`standings.rs`).
 //!
 //! Everything is read and changed without a lock, by atomic operations, because the hooks run under
 //! the swap cluster's lock and in ftrace handlers. That is enough: a slot whose folio is locked or
@@ -14,7 +13,7 @@
 //! A cluster with a bit set, or with a store admitted, holds a reference on the module: `rmmod` says
 //! "in use" as long as there is a page away.
 
-use super::engine::{Clusters, Replica, Standing};
+use super::engine::Replica;
 use super::platform::{atomic, sys::ModulePin};
 use super::protocol::{Slot, CLUSTER_SLOTS};
 use kernel::{
@@ -42,15 +41,16 @@ const AREA_SHIFT: u32 = 48;
 /// The bits of 512 slots.
 type Bits = [Atomic<u64>; 8];
 
-struct Chunk {
+pub(super) struct Chunk {
     /// Clusters of which a slot was freed since the server was last told; for each server.
-    flags: [Atomic<u64>; 2],
-    /// Clusters for which the server is behind.
-    behind: [Atomic<u64>; 2],
+    pub(super) flags: [Atomic<u64>; 2],
+    /// What each server holds of the clusters: two bits each, in two words.
+    pub(super) behind: [Atomic<u64>; 2],
+    pub(super) partial: [Atomic<u64>; 2],
     /// A page of them.
     bits: KVec<Bits>,
     /// For each cluster how many bits are set, or about to be (admitted).
-    used: KVec<Atomic<u32>>,
+    pub(super) used: KVec<Atomic<u32>>,
 }
 
 /// A cluster, found.
@@ -87,14 +87,15 @@ pub(crate) struct Cleared {
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
     module: ModulePin,
-    mirrored: bool,
+    pub(super) mirrored: bool,
     /// Bits set in all.
     present: Atomic<u64>,
-    /// Clusters for which a server is behind.
-    behind: [Atomic<u64>; 2],
-    /// Held while a server falls behind or catches up; below a lane's lock.
+    /// Clusters of which a server is not whole, and those that a resync has made whole since `insmod`.
+    pub(super) behind: [Atomic<u64>; 2],
+    pub(super) refilled: [Atomic<u64>; 2],
+    /// Held while a standing changes; below a lane's lock.
     #[pin]
-    changing: SpinLockIrq<()>,
+    pub(super) changing: SpinLockIrq<()>,
 }
 
 /// A replica's place in a pair.
@@ -107,16 +108,21 @@ pub(crate) fn index(replica: Replica) -> usize {
 
 /// A slot's place: area, chunk in it, cluster in that, bit in that.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     area: usize,
     chunk: u64,
-    cluster: usize,
+    pub(super) cluster: usize,
     bit: usize,
 }
 
-fn place(slot: u64) -> Place {
+/// The number of a slot's cluster in its area.
+pub(crate) fn cluster_in_area(slot: u64) -> u64 {
+    (slot & ((1 << AREA_SHIFT) - 1)) / u64::from(CLUSTER_SLOTS)
+}
+
+pub(super) fn place(slot: u64) -> Place {
     let offset = slot & ((1 << AREA_SHIFT) - 1);
-    let cluster = offset / u64::from(CLUSTER_SLOTS);
+    let cluster = cluster_in_area(slot);
     Place {
         area: usize::try_from(slot >> AREA_SHIFT).unwrap_or(usize::MAX),
         chunk: cluster / CHUNK_CLUSTERS,
@@ -135,6 +141,7 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
     let chunk = Chunk {
         flags: [const { Atomic::new(0) }; 2],
         behind: [const { Atomic::new(0) }; 2],
+        partial: [const { Atomic::new(0) }; 2],
         bits,
         used,
     };
@@ -154,6 +161,7 @@ impl Areas {
             mirrored,
             present: Atomic::new(0),
             behind: [const { Atomic::new(0) }; 2],
+            refilled: [const { Atomic::new(0) }; 2],
             changing <- new_spinlock_irq!(()),
         }))
     }
@@ -163,7 +171,7 @@ impl Areas {
         self.present.load(Relaxed)
     }
 
-    fn chunk(&self, at: Place) -> Option<&Chunk> {
+    pub(super) fn chunk(&self, at: Place) -> Option<&Chunk> {
         let chunks = self.areas.get(at.area)?.as_ref()?;
         let chunk = chunks.get(usize::try_from(at.chunk).ok()?)?.as_ref()?;
         Some(chunk)
@@ -303,83 +311,36 @@ impl Areas {
         u16::try_from(count).unwrap_or(u16::MAX)
     }
 
-    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it.
-    ///
-    /// Where those are all of them, the server is no longer behind: what it has of old ones goes with this
-    /// FREE, and each store to come is behind that in its stream.
-    pub(crate) fn absent(&self, replica: Replica, slot: u64) -> [u64; 8] {
-        let at = place(slot);
-        let absent: [u64; 8] = match self.cluster(at) {
+    /// The slots of a cluster that are set.
+    pub(crate) fn stored(&self, slot: u64) -> [u64; 8] {
+        match self.cluster(place(slot)) {
             Some(cluster) => core::array::from_fn(|i| match cluster.bits.get(i) {
-                Some(word) => !word.load(Relaxed),
+                Some(word) => word.load(Relaxed),
                 None => 0,
             }),
             None => [0; 8],
-        };
+        }
+    }
+
+    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it.
+    ///
+    /// Where those are all of them, the server is whole from then on: what it has of old ones goes with this
+    /// FREE, and each store to come is behind that in its stream.
+    pub(crate) fn absent(&self, replica: Replica, slot: u64) -> [u64; 8] {
+        let absent = self.stored(slot).map(|word| !word);
         if absent == [u64::MAX; 8] {
-            self.set_behind(replica, at, false);
+            self.is_empty(replica, slot);
         }
         absent
     }
 
-    /// Both servers' bits of a cluster are changed together: never are both behind.
-    fn set_behind(&self, replica: Replica, at: Place, on: bool) {
-        let _changing = self.changing.lock();
-        self.change_behind(replica, at, on);
-        if on {
-            // The engine lets one fall behind only while the other is whole. If that is behind by now it
-            // has lost all its pages: it holds no old ones, and says of those that it lacks that it does.
-            self.change_behind(replica.other(), at, false);
-        }
-    }
-
-    fn change_behind(&self, replica: Replica, at: Place, on: bool) {
-        let number = index(replica);
-        let (Some(chunk), Some(count)) = (self.chunk(at), self.behind.get(number)) else {
-            return;
-        };
-        let (Some(behind), Some(flags)) = (chunk.behind.get(number), chunk.flags.get(number))
-        else {
-            return;
-        };
-        let bit = 1 << at.cluster;
-        if on {
-            // The FREE that may make it whole again.
-            atomic::set(flags, bit);
-            if atomic::set(behind, bit) & bit == 0 {
-                count.fetch_add(1u64, Relaxed);
-            }
-        } else if behind.load(Relaxed) & bit != 0 && atomic::clear(behind, bit) & bit != 0 {
-            count.fetch_sub(1u64, Relaxed);
-        }
-    }
-
-    /// For how many clusters a server is behind.
-    pub(crate) fn behind(&self, replica: Replica) -> u64 {
-        self.behind
-            .get(index(replica))
-            .map_or(0, |count| count.load(Relaxed))
-    }
-
-    /// A server has lost its pages: it is behind where the other has them all. Where that has not, the
-    /// lost pages are nowhere, and this one says so (NOT_FOUND), which is an error and no other bytes.
-    pub(crate) fn lost(&self, replica: Replica) {
+    /// Shows the chunks that there are, each with the first slot of its clusters.
+    pub(super) fn each_chunk<'a>(&'a self, mut show: impl FnMut(u64, &'a Chunk)) {
         for (area, chunks) in (0u64..).zip(&self.areas) {
-            let Some(chunks) = chunks.as_ref() else {
-                continue;
-            };
-            for (number, chunk) in (0u64..).zip(chunks.iter()) {
-                let Some(chunk) = chunk.as_ref() else {
-                    continue;
-                };
-                for (cluster, used) in (0u64..).zip(&chunk.used) {
-                    let cluster = number * CHUNK_CLUSTERS + cluster;
-                    let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
-                    let _changing = self.changing.lock();
-                    let other_is_whole =
-                        self.standing(replica.other(), Slot(slot)) == Standing::Whole;
-                    let behind = self.mirrored && used.load(Relaxed) > 0 && other_is_whole;
-                    self.change_behind(replica, place(slot), behind);
+            let chunks = chunks.as_ref().map_or(&[][..], |chunks| chunks);
+            for (number, chunk) in (0u64..).zip(chunks) {
+                if let Some(chunk) = chunk.as_ref() {
+                    show(area << AREA_SHIFT | number * CHUNK_SLOTS, chunk);
                 }
             }
         }
@@ -450,25 +411,6 @@ impl Areas {
             }
         }
         wiped
-    }
-}
-
-impl Clusters for Areas {
-    fn standing(&self, replica: Replica, slot: Slot) -> Standing {
-        let at = place(slot.0);
-        let behind = self
-            .chunk(at)
-            .and_then(|chunk| chunk.behind.get(index(replica)))
-            .is_some_and(|behind| behind.load(Relaxed) & 1 << at.cluster != 0);
-        if behind {
-            Standing::Behind
-        } else {
-            Standing::Whole
-        }
-    }
-
-    fn fell_behind(&self, replica: Replica, slot: Slot) {
-        self.set_behind(replica, place(slot.0), true);
     }
 }
 

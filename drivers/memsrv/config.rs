@@ -138,7 +138,7 @@ impl Config {
         Replica::BOTH.into_iter().take(count)
     }
 
-    /// A replica's address.
+    /// A replica's address, as the parameters give it.
     pub(crate) fn address(&self, replica: Replica) -> Server {
         match (replica, self.mirror) {
             (Replica::Mirror, Some(mirror)) => mirror,
@@ -180,9 +180,18 @@ fn address(what: &str, given: &CStr) -> Result<Server> {
         pr_err!("no {what} given: load the module with {what}=HOST[:PORT]\n");
         return Err(EINVAL);
     }
+    server(what, text)
+}
+
+/// The address that somebody gave as `what`.
+///
+/// # Errors
+///
+/// `EINVAL`, after a line in the log.
+pub(crate) fn server(what: &str, text: &str) -> Result<Server> {
     parse_server(text).map(Server).ok_or_else(|| {
         pr_err!(
-            "{what}={given} is no address: give an IPv4 address like 10.0.0.2 or 10.0.0.2:{port}, \
+            "{what}={text} is no address: give an IPv4 address like 10.0.0.2 or 10.0.0.2:{port}, \
              or an IPv6 address in brackets like [fd00::2]:{port}; the port is 1 to 65535\n",
             port = DEFAULT_PORT
         );

@@ -1,36 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Commands to the module: a word written to `/sys/kernel/debug/memsrv/control`.
+//! Commands to the module: words written to `/sys/kernel/debug/memsrv/control`.
 //!
-//! | word | does | fails |
+//! | words | does | fails |
 //! |---|---|---|
 //! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected |
+//! | `replace primary HOST[:PORT]`, `replace mirror ...` | takes another server in the place of one; it is filled from the other | `EINVAL` without a mirror, or where the address is none, or the other's; `EBUSY` while the other one is away or lacks pages |
 //!
-//! An unknown word is `EINVAL`.
+//! Unknown words are `EINVAL`.
 
+use super::config;
+use super::engine::Replica;
+use super::lane::Lane;
+use super::link::event;
 use super::stats::Report;
 use kernel::{
     prelude::*,
+    sync::Arc,
     uaccess::UserSliceReader, //
 };
 
-/// The longest word, and the newline that `echo` adds.
-const LONGEST: usize = 16;
+/// The longest command, and the newline that `echo` adds.
+const LONGEST: usize = 96;
 
 /// Does what is written.
 pub(crate) fn control(report: &Report, reader: &mut UserSliceReader) -> Result {
     let mut buf = [0u8; LONGEST];
-    let word = buf.get_mut(..reader.len()).ok_or(EINVAL)?;
-    reader.read_slice(word)?;
-    match word.trim_ascii() {
-        b"giveup" => give_up(report),
+    let text = buf.get_mut(..reader.len()).ok_or(EINVAL)?;
+    reader.read_slice(text)?;
+    let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+    let mut words = text.split_ascii_whitespace();
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("giveup"), None, ..) => give_up(report),
+        (Some("replace"), Some("primary"), Some(server), None) => {
+            replace(report, Replica::Primary, server)
+        }
+        (Some("replace"), Some("mirror"), Some(server), None) => {
+            replace(report, Replica::Mirror, server)
+        }
         _ => Err(EINVAL),
     }
 }
 
 fn give_up(report: &Report) -> Result {
     let (shared, lanes) = (&report.shared, &report.lanes);
-    let is_up = |lane: &kernel::sync::Arc<super::lane::Lane>| {
+    let is_up = |lane: &Arc<Lane>| {
         shared
             .config
             .replicas()
@@ -44,6 +58,36 @@ fn give_up(report: &Report) -> Result {
     shared.give_up(true);
     for lane in lanes {
         lane.give_up();
+    }
+    Ok(())
+}
+
+/// Whatever the old server has that the other one lacks would be out of reach, so that has to be there and
+/// whole.
+fn replace(report: &Report, replica: Replica, server: &str) -> Result {
+    let (shared, lanes, other) = (&report.shared, &report.lanes, replica.other());
+    if shared.config.mirror.is_none() {
+        pr_err!("there is one server only: replace is for one of two, see mirror=\n");
+        return Err(EINVAL);
+    }
+    let server = config::server("replace", server)?;
+    if server.0 == shared.address(other).0 {
+        pr_err!("{server} is the other server: two copies there are no better than one\n");
+        return Err(EINVAL);
+    }
+    let behind = shared.areas.behind(other);
+    if behind > 0 || lanes.iter().any(|lane| !lane.part(other).is_up()) {
+        pr_err!(
+            "{} cannot be replaced now: {} is away or lacks pages of {behind} clusters that only the former has\n",
+            shared.address(replica),
+            shared.address(other)
+        );
+        return Err(EBUSY);
+    }
+    pr_info!("{server} takes the place of {}\n", shared.address(replica));
+    shared.replace(replica, server);
+    for lane in lanes {
+        lane.part(replica).bell.ring(event::REPLACED);
     }
     Ok(())
 }

@@ -29,6 +29,7 @@ use super::platform::{
     sys, //
 };
 use super::protocol::Slot;
+use super::refill::Source;
 use super::shared::Shared;
 use super::stats::LaneCounters;
 use super::table::{LoadEntry, Table};
@@ -67,6 +68,8 @@ pub(crate) struct State {
     pub(crate) table: Table,
     /// Whether the primary's connection was lost and no load has come from the mirror since.
     pub(crate) failing_over: bool,
+    /// Where each server was reached last, and which life of it: for the other one to fetch pages from.
+    pub(crate) sources: [Source; 2],
 }
 
 /// The connections of one number to each server.
@@ -122,6 +125,7 @@ impl Lane {
             streams: streams(&shared)?,
             table: Table::new(shared.pool.size(), LOADS)?,
             failing_over: false,
+            sources: [Source::default(); 2],
         };
         Arc::pin_init(
             try_pin_init!(Self {
@@ -345,19 +349,27 @@ impl Lane {
         result
     }
 
+    /// Whether a cluster, by its number in its area, goes by this lane.
+    pub(crate) fn has(&self, cluster: u64) -> bool {
+        cluster % u64::from(self.shared.config.connections) == u64::from(self.number)
+    }
+
     /// Asks for the freed slots of this lane's clusters to be freed on a server.
     pub(crate) fn flush_frees(&self, replica: Replica) {
-        let lanes = u64::from(self.shared.config.connections);
-        let mine = |cluster: u64| cluster % lanes == u64::from(self.number);
         let waits = &self.part(replica).frees_wait;
         // Said first: an ACK that comes meanwhile asks for another look.
         waits.store(true, Relaxed);
-        let all = self.shared.areas.take_flagged(replica, mine, |slot| {
-            // Looked at under the lock: who freezes takes it, and then sees what was asked before.
-            self.change(|state| {
-                !self.shared.frozen.load(Relaxed) && state.streams.free(replica, Slot(slot)).is_ok()
-            })
-        });
+        let all = self.shared.areas.take_flagged(
+            replica,
+            |cluster| self.has(cluster),
+            |slot| {
+                // Looked at under the lock: who freezes takes it, and then sees what was asked before.
+                self.change(|state| {
+                    !self.shared.frozen.load(Relaxed)
+                        && state.streams.free(replica, Slot(slot)).is_ok()
+                })
+            },
+        );
         waits.store(!all, Relaxed);
     }
 

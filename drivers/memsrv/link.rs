@@ -27,6 +27,8 @@ pub(crate) mod event {
     pub(crate) const BROKEN: u32 = 4;
     /// Something is in flight: watch the time.
     pub(crate) const WATCH: u32 = 8;
+    /// The server has another address now.
+    pub(crate) const REPLACED: u32 = 16;
 }
 
 /// What belongs to one connection.

@@ -206,6 +206,9 @@ impl Link {
                 });
             // An ACK makes room for a window that was used up; a load may have gone to the other server.
             lane.tell_output(streams);
+            if matches!(message, Message::Ack { .. } | Message::Pulled { .. }) {
+                lane.tell_refill(state);
+            }
             result
         });
         if frees && self.part().frees_wait.load(Relaxed) {

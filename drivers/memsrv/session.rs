@@ -13,6 +13,7 @@
 //! While down, stores end after `store_ms` and loads after `hold_ms`; what is left when the link is
 //! up again is sent again, in order.
 
+use super::areas::index;
 use super::config::{Config, Server};
 use super::engine::Replica;
 use super::lane::State;
@@ -22,7 +23,10 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{Hello, Instance, Message, Sender, Status, Welcome, HEADER_LEN, VERSION};
+use super::protocol::{
+    Hello, Instance, Message, Sender, Seq, Status, Welcome, HEADER_LEN, VERSION,
+};
+use super::refill::{Refilling, Source};
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -82,7 +86,7 @@ impl NoSession {
     /// One line that says what happened and what to do.
     fn log(&self, link: &Link) {
         let config = &link.lane.shared.config;
-        let server = config.address(link.replica);
+        let server = link.lane.shared.address(link.replica);
         match self {
             NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
                 "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
@@ -124,6 +128,7 @@ struct Session {
     blocked: bool,
     /// Whether the server's absence was logged since it was last there.
     told: bool,
+    refilling: Refilling,
 }
 
 impl Session {
@@ -135,6 +140,7 @@ impl Session {
             retry_ms: RETRY_MS.0,
             blocked: false,
             told: false,
+            refilling: Refilling::default(),
         }
     }
 
@@ -165,7 +171,7 @@ impl ThreadMain for Link {
             if self.connected() {
                 self.tend(&mut session, events);
             } else {
-                self.wait_down(&mut session);
+                self.wait_down(&mut session, events);
             }
         }
         self.close();
@@ -183,12 +189,13 @@ impl Link {
     }
 
     fn server(&self) -> Server {
-        self.config().address(self.replica)
+        self.lane.shared.address(self.replica)
     }
 
     /// How long the thread may sleep: 0 is without limit.
     fn timeout(&self, session: &Session) -> u32 {
         let unread = self.lane.unread.len() > 0;
+        let behind = self.is_behind();
         let state = self.lane.state.lock();
         let busy = state.streams.oldest_ms(self.replica).is_some() || unread;
         let timeout = if !state.streams.is_connected(self.replica) {
@@ -202,6 +209,8 @@ impl Link {
                 None => WATCH_MS,
             }
             .clamp(1, WATCH_MS)
+        } else if behind {
+            WATCH_MS
         } else {
             0
         };
@@ -220,9 +229,15 @@ impl Link {
             self.disconnect(session, "the connection was lost");
             return;
         }
+        if events & event::REPLACED != 0 {
+            self.disconnect(session, "another server takes its place");
+            session.retry_at_ms = 0;
+            return;
+        }
         if events & event::FREE != 0 {
             self.lane.flush_frees(self.replica);
         }
+        self.refill(&mut session.refilling);
         self.lane.read_again();
         let pumped = self.lane.pump(self.replica, &mut self.part().tx.lock());
         session.blocked = pumped == Pumped::Blocked;
@@ -281,8 +296,12 @@ impl Link {
     }
 
     /// The link is down: give up what waited too long, and try to connect when it is time.
-    fn wait_down(self: &Arc<Self>, session: &mut Session) {
+    fn wait_down(self: &Arc<Self>, session: &mut Session, events: u32) {
         self.lane.load_room.notify_all();
+        if events & event::REPLACED != 0 {
+            session.retry_at_ms = 0;
+            session.retry_ms = RETRY_MS.0;
+        }
         if sys::now_ms() < session.retry_at_ms {
             self.expire(0);
             return;
@@ -331,8 +350,12 @@ impl Link {
         }
         session.told = true;
         let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
-        if stale && self.lane.shared.refused_as_stale(self.replica) {
-            reason.log(self);
+        if stale {
+            // What it has of ours it will not give.
+            self.lost_pages();
+            if self.lane.shared.refused_as_stale(self.replica) {
+                reason.log(self);
+            }
         }
         self.first_ended(reason.errno().to_errno());
     }
@@ -355,17 +378,28 @@ impl Link {
         let (lane, part, server) = (&self.lane, self.part(), self.server());
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
-        let asked = lane.shared.instance(self.replica);
+        let (asked, acked) = self.last();
         let welcome = self.handshake(&connection, asked)?;
         let told = lane.shared.welcomed(self.replica, asked, &welcome);
         if let Some(held) = told.map_err(NoSession::Network)? {
             self.started_anew(held);
         }
+        let known = asked == Instance::default() || asked == welcome.instance;
+        if !known || welcome.executed < acked {
+            // Only this lane's: the others find out by themselves, when their connections are gone, too.
+            self.lost_pages();
+        }
         // Held to the end, so that nobody finds a socket without a stream or the other way round.
         let mut tx = part.tx.lock();
         part.heard_ms.store(sys::now_ms(), Relaxed);
         // Before there are callbacks: the server may say something at once.
-        lane.change(|state| self.attached(state, Some(welcome.window)));
+        let source = Source::new(server.0, welcome.instance);
+        lane.change(|state| {
+            if let Some(place) = state.sources.get_mut(index(self.replica)) {
+                *place = source;
+            }
+            self.attached(state, Some(welcome.window));
+        });
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
                 part.up.store(true, Relaxed);
@@ -386,6 +420,20 @@ impl Link {
         }
         part.bell.ring(event::SEND | event::FREE);
         Ok(())
+    }
+
+    /// The life of the server that this lane was connected to last, and what that has acknowledged.
+    fn last(&self) -> (Instance, Seq) {
+        let state = self.lane.state.lock();
+        let source = state.sources.get(index(self.replica));
+        let instance = source.map_or(Instance::default(), Source::instance);
+        (instance, state.streams.acked(self.replica))
+    }
+
+    /// The server does not have the pages of this lane any more.
+    fn lost_pages(&self) {
+        let mine = |cluster| self.lane.has(cluster);
+        self.lane.shared.areas.lost(self.replica, mine);
     }
 
     /// Tells the engine of a connection with that window, or of its end.

@@ -3,7 +3,7 @@
 //! What the hooks and all lanes share.
 
 use super::areas::{index, Areas};
-use super::config::Config;
+use super::config::{Config, Server};
 use super::engine::Replica;
 use super::platform::sys;
 use super::pool::Pool;
@@ -33,9 +33,13 @@ pub(crate) struct Shared {
     pub(crate) counters: HookCounters,
     /// This client's life.
     pub(crate) incarnation: Incarnation,
-    /// Each server's life, as the last handshake told; zeroes before the first. Held by threads only.
+    /// Each server's life, as the last handshake of any lane told; zeroes before the first. Held by threads
+    /// only.
     #[pin]
     instances: Mutex<[Instance; 2]>,
+    /// Where each server is. Held for moments, by threads only.
+    #[pin]
+    addresses: Mutex<[Server; 2]>,
     /// How many pages each server grants.
     granted: [Atomic<u64>; 2],
     /// Whether a server refuses us for good, as one that knows a later state of ours.
@@ -56,6 +60,7 @@ impl Shared {
         areas: impl PinInit<Areas>,
     ) -> Result<impl PinInit<Self, Error>> {
         let pool = Pool::new(config.inflight)?;
+        let addresses = Replica::BOTH.map(|replica| config.address(replica));
         Ok(try_pin_init!(Self {
             config,
             areas <- areas,
@@ -63,6 +68,7 @@ impl Shared {
             counters: HookCounters::default(),
             incarnation: Incarnation(sys::random()),
             instances <- new_mutex!([Instance::default(); 2]),
+            addresses <- new_mutex!(addresses),
             granted: [const { Atomic::new(0) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
@@ -82,14 +88,24 @@ impl Shared {
             .unwrap_or(0)
     }
 
-    /// The life of a server that its pages are with.
-    pub(crate) fn instance(&self, replica: Replica) -> Instance {
-        let instances = self.instances.lock();
-        instances.get(index(replica)).copied().unwrap_or_default()
+    /// Where a server is.
+    pub(crate) fn address(&self, replica: Replica) -> Server {
+        let [primary, mirror] = *self.addresses.lock();
+        match replica {
+            Replica::Primary => primary,
+            Replica::Mirror => mirror,
+        }
     }
 
-    /// A handshake that told the server the life `asked` told us its own, and its grant; returns how many
-    /// pages were away when an older life ended, if one did.
+    /// Another server takes the place of one.
+    pub(crate) fn replace(&self, replica: Replica, server: Server) {
+        if let Some(address) = self.addresses.lock().get_mut(index(replica)) {
+            *address = server;
+        }
+    }
+
+    /// A handshake in which a lane that knew of the life `asked` was told this one, and a grant; returns how
+    /// many pages were away when an older life ended, if that is news.
     ///
     /// # Errors
     ///
@@ -100,7 +116,6 @@ impl Shared {
         asked: Instance,
         welcome: &Welcome,
     ) -> Result<Option<u64>> {
-        // Held until the bitmap knows: another link may be connecting to the same life.
         let mut instances = self.instances.lock();
         if instances.get(index(replica.other())) == Some(&welcome.instance) {
             return Err(EINVAL);
@@ -114,22 +129,15 @@ impl Shared {
         }
         self.set_stale(replica, false);
         let old = core::mem::replace(instance, welcome.instance);
-        if old == Instance::default() || old == welcome.instance {
-            return Ok(None);
-        }
-        self.areas.lost(replica);
-        Ok(Some(self.areas.present()))
+        let news = old != Instance::default() && old != welcome.instance;
+        Ok(news.then(|| self.areas.present()))
     }
 
-    /// A server holds a later state than ours, and refuses us: what it has of ours is lost. Whether that
-    /// was not known.
+    /// A server holds a later state than ours, and refuses us. Whether that was not known.
     pub(crate) fn refused_as_stale(&self, replica: Replica) -> bool {
         let _instances = self.instances.lock();
         let news = !self.is_stale(replica);
-        if news {
-            self.set_stale(replica, true);
-            self.areas.lost(replica);
-        }
+        self.set_stale(replica, true);
         news
     }
 

@@ -223,7 +223,7 @@ impl Report {
             }
         }
         writeln!(f, "version {}", VERSION)?;
-        writeln!(f, "server {}", config.server.0)?;
+        writeln!(f, "server {}", shared.address(Replica::Primary).0)?;
         writeln!(f, "client {}", config.client.as_str())?;
         writeln!(f, "region {}", config.region.as_str())?;
         writeln!(f, "remote_pages {}", shared.areas.present())?;
@@ -263,7 +263,11 @@ impl Report {
             let (number, counters) = (lane.number, lane.report().counters);
             let state = lane.part(Replica::Primary).state();
             writeln!(f, "link.{number}.state {state}")?;
-            writeln!(f, "link.{number}.peer {}", config.server.0)?;
+            writeln!(
+                f,
+                "link.{number}.peer {}",
+                shared.address(Replica::Primary).0
+            )?;
             writeln!(f, "link.{number}.stored_pages {}", counters.stored_pages)?;
             writeln!(f, "link.{number}.loaded_pages {}", counters.loaded_pages)?;
         }
@@ -281,22 +285,23 @@ impl Report {
         let (primary, mirror) = (behind(Replica::Primary), behind(Replica::Mirror));
         let down = |lane: &Arc<Lane>| config.replicas().any(|r| !lane.part(r).is_up());
         let degraded = primary + mirror > 0 || self.lanes.iter().any(down);
-        writeln!(f, "mirror {}", config.address(Replica::Mirror).0)?;
+        let address = self.shared.address(Replica::Mirror).0;
+        writeln!(f, "mirror {address}")?;
         writeln!(f, "mirror_strict {}", u8::from(config.mirror_strict))?;
         writeln!(f, "degraded {}", u8::from(degraded))?;
         writeln!(f, "behind_clusters_primary {primary}")?;
         writeln!(f, "behind_clusters_mirror {mirror}")?;
+        let refilled = |replica| areas.refilled(replica);
+        let (primary, mirror) = (refilled(Replica::Primary), refilled(Replica::Mirror));
+        writeln!(f, "refilled_clusters_primary {primary}")?;
+        writeln!(f, "refilled_clusters_mirror {mirror}")?;
         writeln!(f, "failovers {}", sum.failovers)?;
         writeln!(f, "failover_us_max {}", sum.failover_us)?;
         writeln!(f, "hedged_loads {}", sum.hedged_loads)?;
         for lane in &self.lanes {
             let (number, state) = (lane.number, lane.part(Replica::Mirror).state());
             writeln!(f, "mirror_link.{number}.state {state}")?;
-            writeln!(
-                f,
-                "mirror_link.{number}.peer {}",
-                config.address(Replica::Mirror).0
-            )?;
+            writeln!(f, "mirror_link.{number}.peer {address}")?;
         }
         Ok(())
     }

@@ -6,15 +6,17 @@
 //! is room (`sk_write_space`), or by the thread's timer: a shortage of memory with nothing in flight
 //! gives no event.
 
+use super::areas::index;
 use super::engine::{Outgoing, Replica};
-use super::lane::Lane;
+use super::lane::{Lane, State};
 use super::link::{event, Link};
 use super::platform::{
     socket::{SendVec, Socket},
     sys, //
 };
 use super::pool::Pool;
-use super::protocol::{FreeMask, HEADER_LEN, PAGE_SIZE};
+use super::protocol::{FreeMask, PAGE_SIZE};
+use super::refill::PULL_LEN;
 use kernel::{
     prelude::*,
     sync::atomic::Relaxed, //
@@ -56,7 +58,7 @@ struct Batch {
 impl Batch {
     fn new() -> Result<Self> {
         Ok(Self {
-            bytes: KVec::with_capacity(BATCH * (HEADER_LEN + FreeMask::LEN), GFP_KERNEL)?,
+            bytes: KVec::with_capacity(BATCH * PULL_LEN, GFP_KERNEL)?,
             parts: KVec::with_capacity(BATCH * 2, GFP_KERNEL)?,
             next: 0,
             gone: 0,
@@ -210,8 +212,16 @@ impl Lane {
     fn fill(&self, replica: Replica, batch: &mut Batch) {
         batch.clear();
         let mut state = self.state.lock();
-        let streams = &mut state.streams;
+        let State {
+            streams, sources, ..
+        } = &mut *state;
         for _ in 0..BATCH {
+            if let Some((tag, slot)) = streams.next_pull(replica) {
+                let source = sources.get(index(replica.other())).copied();
+                let stored = self.shared.areas.stored(slot.0);
+                batch.push_bytes(&source.unwrap_or_default().pull(tag, slot, stored));
+                continue;
+            }
             let mask = |slot: super::protocol::Slot| {
                 FreeMask::from_words(self.shared.areas.absent(replica, slot.0))
             };

@@ -127,6 +127,12 @@ where
         self.stream(replica).map_or(Seq(0), Stream::issued)
     }
 
+    /// The highest number that this replica has acknowledged. A server of the same life that has executed less
+    /// has forgotten its pages.
+    pub fn acked(&self, replica: Replica) -> Seq {
+        self.stream(replica).map_or(Seq(0), Stream::acked)
+    }
+
     /// Takes from an unconnected replica what need not wait for it.
     fn leave_unconnected(
         &mut self,
