@@ -13,7 +13,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memsrv_protocol::{CLUSTER_SLOTS, PAGE_SIZE};
+use memsrv_protocol::{FreeMask, CLUSTER_SLOTS, PAGE_SIZE};
 
 use crate::num::{to_u64, to_usize};
 use crate::sys::{Mapping, Page};
@@ -38,6 +38,10 @@ pub struct Cluster {
     pub crcs: [u32; SLOTS],
     /// How many slots have a page.
     pub used: u16,
+    /// The number of the pull that fetches pages for this cluster; 0: there is none.
+    pub pull: u64,
+    /// The slots in which that pull may put a page. None of them has one.
+    pub awaited: FreeMask,
 }
 
 impl Cluster {
@@ -46,7 +50,14 @@ impl Cluster {
             pages: [const { None }; SLOTS],
             crcs: [0; SLOTS],
             used: 0,
+            pull: 0,
+            awaited: FreeMask::EMPTY,
         })
+    }
+
+    /// Whether nobody needs this table: no page is in it, and no pull is under way that asks for it.
+    pub fn is_idle(&self) -> bool {
+        self.used == 0 && self.pull == 0
     }
 }
 

@@ -3,12 +3,16 @@
 //! The messages of an open session, executed in batches under the stream's lock.
 //!
 //! What a batch did is acknowledged once, at its end, by the number of its last store or free.
+//!
+//! A connection that only reads (ATTACH) has batches without a stream.
 
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
-use memsrv_protocol::{FreeMask, Message, Seq, Slot, Status, Tag, PAGE_SIZE};
+use memsrv_protocol::{FreeMask, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
 
-use crate::regions::{refused, Attachment, Shared, Stream};
+use crate::pull::Asker;
+use crate::regions::{refused, Attachment, Peer, Shared, Stream};
 use crate::session::{bad, next, op_name, End, Stop, OUTPUT_LIMIT};
 use crate::stats::Operations;
 
@@ -17,6 +21,17 @@ pub(crate) struct Run {
     tag: Tag,
     slot: Slot,
     left: u16,
+}
+
+/// Whether a message is one for a connection that only reads, too.
+fn reads(message: Message) -> bool {
+    matches!(
+        message,
+        Message::Load { .. }
+            | Message::Ping { .. }
+            | Message::Stat { .. }
+            | Message::Strange { .. }
+    )
 }
 
 /// The checksum that goes with a payload: CRC-32C over the slot's bytes and it.
@@ -36,7 +51,11 @@ pub(crate) enum Paused {
 pub(crate) struct Batch<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) at: &'a Attachment,
-    pub(crate) stream: &'a mut Stream,
+    /// The stream, which is this connection's; `None`: it only reads.
+    pub(crate) stream: Option<&'a mut Stream>,
+    pub(crate) peer: &'a Arc<dyn Peer>,
+    /// Held by each PULL of the connection that is not answered.
+    pub(crate) pulls: &'a Arc<()>,
     pub(crate) done: Operations,
     pub(crate) last: &'a mut Seq,
     pub(crate) run: &'a mut Option<Run>,
@@ -55,6 +74,10 @@ impl Batch<'_> {
             let Some((message, payload)) = next(rest, skip)? else {
                 return Ok(Paused::Stop(Stop::NeedInput));
             };
+            if self.stream.is_none() && !reads(message) {
+                let text = format!("{} on a connection that only reads", op_name(message));
+                return Err(bad(text));
+            }
             match message {
                 Message::Store { seq, slot, crc } => self.store(seq, slot, crc, payload)?,
                 Message::Load { tag, slot, count } => {
@@ -65,6 +88,7 @@ impl Batch<'_> {
                     });
                 }
                 Message::Free { seq, slot, crc } => self.free(seq, slot, crc, payload)?,
+                Message::Pull { tag, slot, crc } => self.pull(tag, slot, crc, payload)?,
                 Message::Ping { tag } => self.answer(Message::Pong { tag }),
                 Message::Stat { tag } => return Ok(Paused::Stat(tag)),
                 Message::Bye => return Err(End::Bye),
@@ -78,7 +102,9 @@ impl Batch<'_> {
     pub(crate) fn finish(&mut self) {
         self.at.life.counters.add(&self.done);
         if self.unacknowledged {
-            self.stream.executed = self.stream.executed.max(*self.last);
+            if let Some(stream) = &mut self.stream {
+                stream.executed = stream.executed.max(*self.last);
+            }
             self.answer(Message::Ack { seq: *self.last });
         }
     }
@@ -118,6 +144,7 @@ impl Batch<'_> {
         match result {
             Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
             Err(status) => {
+                life.table.refused(arena, quota, slot, status)?;
                 self.done.count_refused(status);
                 self.answer(Message::Nak { seq, status });
             }
@@ -142,6 +169,28 @@ impl Batch<'_> {
         let freed = life.table.free(arena, quota, slot, &FreeMask(*mask))?;
         self.done.frees = self.done.frees.saturating_add(freed);
         self.executed(seq);
+        Ok(())
+    }
+
+    /// Begins to fetch pages from another server, in the order of the stream's stores and frees.
+    fn pull(&mut self, tag: Tag, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+        let pull = payload.first_chunk::<{ Pull::LEN }>();
+        let pull = pull.ok_or_else(|| bad("PULL is too short"))?;
+        if checksum(slot, pull) != crc {
+            self.done.count_refused(Status::BadChecksum);
+            let text = format!("PULL {} does not match its checksum", tag.0);
+            return Err(refused(Status::BadChecksum, text).into());
+        }
+        let asker = Asker {
+            shared: self.shared,
+            at: self.at,
+            peer: self.peer,
+            places: self.pulls,
+        };
+        if let Some(outcome) = asker.pull(tag, slot, &Pull::decode(pull))? {
+            let status = outcome.err();
+            self.answer(Message::Pulled { tag, slot, status });
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::error::StartError;
 use crate::num::{to_u64, to_usize};
+use crate::pull::{Network, PullLimits};
 use crate::size::Size;
 
 const LISTEN_HELP: &str = "Where to listen, as 0.0.0.0:7170 or [::]:7170 [default: [::]:7170]";
@@ -120,6 +121,8 @@ struct File {
     congestion: Option<String>,
     max_regions: Option<usize>,
     hello_timeout_ms: Option<u64>,
+    pull_threads: Option<usize>,
+    pull_from: Vec<String>,
     log_format: Option<LogFormat>,
     log_level: Option<LogLevel>,
     drain: Option<u64>,
@@ -143,6 +146,8 @@ pub struct Limits {
     pub listed: HashMap<String, u64>,
     /// The most regions, over all clients.
     pub regions: usize,
+    /// What is fetched from other servers.
+    pub pull: PullLimits,
 }
 
 impl Limits {
@@ -296,6 +301,33 @@ fn limits(file: &File, quota: Option<Size>) -> Result<Limits, StartError> {
         unlisted: (file.admit == Admit::All).then_some(quota),
         listed,
         regions: file.max_regions.unwrap_or(1024),
+        pull: pull(file)?,
+    })
+}
+
+fn pull(file: &File) -> Result<PullLimits, StartError> {
+    let defaults = PullLimits::default();
+    let threads = file.pull_threads.unwrap_or(defaults.threads);
+    if threads > 64 {
+        return Err(usage(format!(
+            "pull_threads is {threads}; give a number from 0 to 64"
+        )));
+    }
+    let network = |text: &String| {
+        Network::parse(text).ok_or_else(|| {
+            usage(format!(
+                "\"{text}\" in pull_from is not an address; write it as 10.0.0.3, 10.0.0.0/24 or 2001:db8::3"
+            ))
+        })
+    };
+    Ok(PullLimits {
+        threads,
+        from: file
+            .pull_from
+            .iter()
+            .map(network)
+            .collect::<Result<_, _>>()?,
+        ..defaults
     })
 }
 

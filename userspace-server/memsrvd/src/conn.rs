@@ -12,11 +12,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use memsrv_protocol::HEADER_LEN;
 use mio::net::TcpStream;
+use mio::Token;
 use rustix::net::sockopt;
 
 use crate::regions::{Peer, Shared};
 use crate::session::{notice_draining, Session, Stop, LONGEST, OUTPUT_LIMIT};
+use crate::worker::{Mail, Mailbox};
 
 /// Bytes read at a time.
 const INPUT_LEN: usize = 128 * 1024;
@@ -70,6 +73,9 @@ pub enum Turn {
 struct Link {
     socket: TcpStream,
     address: SocketAddr,
+    /// Where the worker that serves it takes what other threads have to say.
+    mailbox: Arc<Mailbox>,
+    token: Token,
 }
 
 impl Peer for Link {
@@ -80,6 +86,11 @@ impl Peer for Link {
     fn hang_up(&self) {
         // Fails where the peer was faster.
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn tell(&self, message: [u8; HEADER_LEN]) {
+        // Fails where the worker has.
+        let _ = self.mailbox.post(Mail::Tell(self.token, message));
     }
 }
 
@@ -107,8 +118,18 @@ pub struct Conn {
 
 impl Conn {
     /// Takes a new connection.
-    pub fn new(socket: TcpStream, address: SocketAddr, shared: Arc<Shared>) -> Conn {
-        let link = Arc::new(Link { socket, address });
+    pub fn new(
+        socket: TcpStream,
+        address: SocketAddr,
+        shared: Arc<Shared>,
+        (mailbox, token): (Arc<Mailbox>, Token),
+    ) -> Conn {
+        let link = Arc::new(Link {
+            socket,
+            address,
+            mailbox,
+            token,
+        });
         Conn {
             session: Session::new(shared, link.clone()),
             link,
@@ -148,6 +169,14 @@ impl Conn {
     pub fn ready(&mut self, readable: bool, ending: bool) {
         self.readable |= readable || ending;
         self.ending |= ending;
+    }
+
+    /// Puts a message of another thread behind the answers. What is not sent yet ends with a whole message,
+    /// since the session answers in whole ones.
+    pub fn tell(&mut self, message: &[u8; HEADER_LEN]) {
+        if self.session.is_open() && !self.closing {
+            self.unsent.extend_from_slice(message);
+        }
     }
 
     /// Tells a client that the server is draining.

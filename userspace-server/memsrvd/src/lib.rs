@@ -9,6 +9,7 @@
 //! | [`arena`], [`table`] | free pages, and the page table of a region |
 //! | [`regions`] | clients, regions, streams, and who owns them |
 //! | [`session`], [`batch`] | the protocol, without I/O |
+//! | [`pull`] | pages fetched from another server |
 //! | [`listener`], [`conn`], [`worker`], [`server`] | sockets and threads |
 //! | [`stats`] | what STAT answers |
 
@@ -21,6 +22,7 @@ pub mod listener;
 pub mod log;
 pub mod memory;
 pub mod num;
+pub mod pull;
 pub mod regions;
 pub mod server;
 pub mod session;

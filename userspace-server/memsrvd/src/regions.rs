@@ -15,18 +15,23 @@
 //! only while it is the owner; a newer connection for the stream takes the ownership under the same
 //! lock. So once the newer one has its WELCOME, nothing that the older one had buffered is executed.
 //!
-//! Lock order: the registry, then a stream, then a table's shard.
+//! A connection of another server (ATTACH) owns no stream: it only reads the life, until that ends.
+//!
+//! Lock order: the registry, then a stream, then a table's shard or a life's readers.
+
+mod readers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome};
+use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome, HEADER_LEN};
 
 use crate::arena::{lock, Arena};
 use crate::config::Limits;
 use crate::num::to_u64;
+use crate::pull::Pulls;
 use crate::stats::{Counters, Recent, Refusals};
 use crate::table::{Quota, Table};
 
@@ -39,6 +44,8 @@ pub trait Peer: Send + Sync {
     fn address(&self) -> String;
     /// Closes the connection, from any thread; its own thread notices.
     fn hang_up(&self);
+    /// Sends a message without a payload, from any thread, between those of the connection's own.
+    fn tell(&self, message: [u8; HEADER_LEN]);
 }
 
 /// A client's quota, common to its regions.
@@ -66,6 +73,8 @@ pub struct Life {
     pub table: Table,
     /// Its streams, as many as the first HELLO said.
     pub streams: Box<[Mutex<Stream>]>,
+    /// The connections that only read, by their numbers.
+    readers: Mutex<Vec<(u64, Arc<dyn Peer>)>>,
     /// What was done with it.
     pub counters: Counters,
 }
@@ -77,6 +86,7 @@ impl Life {
             incarnation: hello.incarnation,
             table: Table::default(),
             streams: (0..hello.streams).map(|_| Mutex::default()).collect(),
+            readers: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -92,8 +102,8 @@ impl Life {
 pub struct Attachment {
     /// The life.
     pub life: Arc<Life>,
-    /// Which of its streams.
-    pub stream: usize,
+    /// Which of its streams; `None`: it only reads.
+    pub stream: Option<usize>,
     /// The connection's number, compared with the stream's owner.
     pub id: u64,
     /// Whose it is, for log lines.
@@ -104,7 +114,11 @@ pub struct Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if let Some(stream) = self.life.streams.get(self.stream) {
+        let Some(number) = self.stream else {
+            lock(&self.life.readers).retain(|(id, _)| *id != self.id);
+            return;
+        };
+        if let Some(stream) = self.life.streams.get(number) {
             let mut stream = lock(stream);
             if matches!(&stream.owner, Some((id, _)) if *id == self.id) {
                 stream.owner = None;
@@ -151,6 +165,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Who stores what.
     pub registry: Mutex<Registry>,
+    /// Pages to be fetched from other servers.
+    pub pulls: Pulls,
     /// Refused connections, by reason.
     pub refusals: Refusals,
     /// The last report.
@@ -168,6 +184,7 @@ impl Shared {
     /// A server without clients.
     pub fn new(arena: Arena, limits: Limits, instance: Instance, version: u16) -> Shared {
         Shared {
+            pulls: Pulls::new(limits.pull.threads),
             arena,
             instance,
             version,
@@ -208,7 +225,7 @@ impl Shared {
         drop(registry);
         // Without the registry's lock, for other clients wait for that.
         if let Some(older) = replaced {
-            let pages = older.table.end(&self.arena, &older.client.quota);
+            let pages = older.end(&self.arena);
             tracing::info!(client = %hello.client, region = %hello.region, pages,
                 "new life of the client: freed what the older one left");
         }
@@ -220,7 +237,8 @@ impl Shared {
         }
         let quota = &attachment.life.client.quota;
         let most = quota.pages.limit().min(self.arena.pages.total());
-        let executed = match attachment.life.streams.get(attachment.stream) {
+        let stream = attachment.life.streams.get(usize::from(hello.stream));
+        let executed = match stream {
             Some(stream) => lock(stream).executed,
             None => Seq(0),
         };
@@ -281,7 +299,7 @@ impl Shared {
                 return Err(refused(Status::Busy, text));
             }
         } else if registry.regions.len() >= self.limits.regions {
-            forget_empty(registry);
+            forget_empty(registry, &self.arena);
             if registry.regions.len() >= self.limits.regions {
                 let text = format!(
                     "server has its {} regions (max_regions)",
@@ -328,7 +346,7 @@ impl Shared {
         drop(state);
         let attachment = Attachment {
             life,
-            stream,
+            stream: Some(stream),
             id,
             client: hello.client,
             region: hello.region,
@@ -345,7 +363,7 @@ impl Shared {
         let life = &attachment.life;
         let mut registry = lock(&self.registry);
         // Streams change hands under the registry's lock, so this stays true until the life has left it.
-        let stream = life.streams.get(attachment.stream)?;
+        let stream = life.streams.get(attachment.stream?)?;
         if !matches!(&lock(stream).owner, Some((id, _)) if *id == attachment.id) {
             return None;
         }
@@ -361,7 +379,7 @@ impl Shared {
             }
         }
         drop(registry);
-        let freed = life.table.end(&self.arena, &life.client.quota);
+        let freed = life.end(&self.arena);
         for stream in &life.streams {
             let owner = lock(stream).owner.take();
             if let Some((id, peer)) = owner {
@@ -392,10 +410,15 @@ impl Shared {
 }
 
 /// Forgets regions without pages and connections, and clients without regions, to make room.
-fn forget_empty(registry: &mut Registry) {
-    registry
-        .regions
-        .retain(|_, life| life.is_connected() || life.table.pages() > 0);
+fn forget_empty(registry: &mut Registry, arena: &Arena) {
+    registry.regions.retain(|_, life| {
+        let stays = life.is_connected() || life.table.pages() > 0;
+        if !stays {
+            // A pull that is under way would put pages where nobody finds them.
+            life.table.end(arena, &life.client.quota);
+        }
+        stays
+    });
     let left: HashSet<Name> = registry.regions.keys().map(|(client, _)| *client).collect();
     registry.clients.retain(|name, _| left.contains(name));
 }
@@ -411,6 +434,8 @@ mod tests {
         fn address(&self) -> String {
             "anyone".to_owned()
         }
+
+        fn tell(&self, _message: [u8; HEADER_LEN]) {}
 
         fn hang_up(&self) {
             let shared = self.0.upgrade().unwrap();

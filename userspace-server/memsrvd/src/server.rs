@@ -24,6 +24,7 @@ use crate::error::StartError;
 use crate::listener;
 use crate::memory;
 use crate::num::{to_u32, to_u64};
+use crate::pull::Pullers;
 use crate::regions::Shared;
 use crate::worker::{Mail, Mailbox, Worker};
 
@@ -55,8 +56,10 @@ pub fn run(
     listener: std::net::TcpListener,
     shutdown: UnixStream,
 ) -> Result<(), StartError> {
-    let threads_len = config.threads.saturating_mul(STACK_LEN + Buffers::LEN);
-    let later = threads_len.saturating_add(HEAP_LEN);
+    let stacks = stacks(config);
+    let buffers = config.threads.saturating_mul(Buffers::LEN);
+    let buffers = buffers.saturating_add(config.limits.pull.bytes());
+    let later = stacks.saturating_add(buffers).saturating_add(HEAP_LEN);
     let arena = memory::take(config.capacity_pages, config.lock, later)?;
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();
@@ -71,11 +74,8 @@ pub fn run(
     }
     // Only now: who connects before there is memory would wait for it, and give up.
     listener::open(&listener)?;
-    let mut acceptor =
-        Acceptor::new(config, shared.clone(), listener, shutdown).map_err(|error| {
-            let stacks = to_u64(config.threads.saturating_mul(STACK_LEN));
-            memory::no_threads(config.lock, stacks, error)
-        })?;
+    let mut acceptor = Acceptor::new(config, shared.clone(), listener, shutdown)
+        .map_err(|error| memory::no_threads(config.lock, to_u64(stacks), error))?;
     acceptor.log_start();
     let result = acceptor
         .run()
@@ -86,6 +86,12 @@ pub fn run(
     result
 }
 
+/// Bytes of stack that all threads take.
+fn stacks(config: &Config) -> usize {
+    let threads = config.threads.saturating_add(config.limits.pull.threads);
+    threads.saturating_mul(STACK_LEN)
+}
+
 struct Acceptor {
     poll: Poll,
     listener: TcpListener,
@@ -93,6 +99,7 @@ struct Acceptor {
     shared: Arc<Shared>,
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    pullers: Pullers,
     max_connections: u64,
     drain: Duration,
     next: usize,
@@ -126,6 +133,7 @@ impl Acceptor {
             mailboxes.push(mailbox);
             threads.push(thread);
         }
+        let pullers = Pullers::start(&shared, STACK_LEN)?;
         let (max_connections, drain) = (to_u64(config.max_connections), config.drain);
         Ok(Acceptor {
             poll,
@@ -134,6 +142,7 @@ impl Acceptor {
             shared,
             mailboxes,
             threads,
+            pullers,
             max_connections,
             drain,
             next: 0,
@@ -268,6 +277,7 @@ impl Acceptor {
     }
 
     fn stop(self) {
+        self.pullers.stop();
         for mailbox in &self.mailboxes {
             if let Err(error) = mailbox.post(Mail::Stop) {
                 tracing::error!(%error, "cannot tell a worker to stop");

@@ -6,6 +6,8 @@
 //!   greeting --HELLO--> open --BYE--> closed
 //!      |                 |              ^
 //!      +--- any error ---+--- REFUSED --+     (also: a newer connection took the stream)
+//!
+//!   With ATTACH in place of HELLO it is open, too, but only reads, and has no stream.
 //! ```
 //!
 //! A message is executed only when all of it is there, so a torn store changes nothing. Execution stops
@@ -112,6 +114,8 @@ pub struct Session {
     last: Seq,
     /// Whether it has asked for statistics.
     asked: bool,
+    /// Held by each PULL that is not answered.
+    pulls: Arc<()>,
     /// Whether it has said something of use since somebody looked.
     spoken: bool,
 }
@@ -127,6 +131,7 @@ impl Session {
             run: None,
             last: Seq(0),
             asked: false,
+            pulls: Arc::default(),
             spoken: false,
         }
     }
@@ -208,6 +213,10 @@ impl Session {
                     self.hello(payload, output)?;
                     return Ok(None);
                 }
+                Message::Attach => {
+                    self.attach(payload, output)?;
+                    return Ok(None);
+                }
                 Message::Stat { tag } => {
                     self.spoken = true;
                     stat(&self.shared, &mut self.asked, tag, output);
@@ -222,7 +231,8 @@ impl Session {
         Ok(Some(Stop::OutputFull))
     }
 
-    fn hello(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), End> {
+    /// Reads a HELLO's payload.
+    fn decode(&self, payload: &[u8]) -> Result<Hello, End> {
         let payload = payload.first_chunk::<{ Hello::LEN }>();
         let payload = payload.ok_or_else(|| bad("HELLO is too short"))?;
         let ours = self.shared.version;
@@ -234,7 +244,24 @@ impl Session {
             );
             return Err(refused(Status::Version, text).into());
         }
-        let hello = Hello::decode(payload).map_err(hello_error)?;
+        Hello::decode(payload).map_err(hello_error)
+    }
+
+    /// Opens a connection that only reads.
+    fn attach(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), End> {
+        let hello = self.decode(payload)?;
+        let (attachment, welcome) = self.shared.attach_reader(&hello, &self.peer)?;
+        tracing::debug!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
+            "another server reads");
+        output.extend_from_slice(&Message::Welcome.encode());
+        output.extend_from_slice(&welcome.encode());
+        self.state = State::Open(attachment);
+        self.spoken = true;
+        Ok(())
+    }
+
+    fn hello(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), End> {
+        let hello = self.decode(payload)?;
         let (attachment, welcome) = self.shared.open(&hello, &self.peer)?;
         tracing::info!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
             stream = hello.stream, streams = hello.streams, granted = welcome.granted,
@@ -254,15 +281,22 @@ impl Session {
         let State::Open(at) = &self.state else {
             return Ok(Stop::Close);
         };
-        let stream = at.life.streams.get(at.stream).ok_or(End::Fenced)?;
-        let mut stream = lock(stream);
-        if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
-            return Err(End::Fenced);
-        }
+        let mut stream = match at.stream {
+            None => None,
+            Some(number) => {
+                let stream = lock(at.life.streams.get(number).ok_or(End::Fenced)?);
+                if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
+                    return Err(End::Fenced);
+                }
+                Some(stream)
+            }
+        };
         let mut batch = Batch {
             shared: &self.shared,
             at,
-            stream: &mut stream,
+            stream: stream.as_deref_mut(),
+            peer: &self.peer,
+            pulls: &self.pulls,
             done: Operations::default(),
             last: &mut self.last,
             run: &mut self.run,
@@ -354,6 +388,8 @@ pub(crate) fn op_name(message: Message) -> &'static str {
         Message::Free { .. } => "FREE",
         Message::Ping { .. } => "PING",
         Message::Bye => "BYE",
+        Message::Pull { .. } => "PULL",
+        Message::Attach => "ATTACH",
         _ => "a message",
     }
 }

@@ -189,6 +189,14 @@ pub struct Report {
     /// Connections refused, by reason: `full`, `version`, `busy`, `stale`, `bad_request`,
     /// `bad_checksum`, `denied`, `draining`, `other`.
     pub refused: BTreeMap<String, u64>,
+    /// PULLs after which no page was missing.
+    pub pulls: u64,
+    /// Pages that were fetched from other servers.
+    pub pulled_pages: u64,
+    /// PULLs that were answered with a status other than CANCELLED.
+    pub pull_failures: u64,
+    /// PULLs that are not answered yet.
+    pub pulls_waiting: u64,
     /// Who stores what, by client's and region's name.
     pub regions: Vec<RegionReport>,
     /// Regions left out of `regions` because the answer has a limit.
@@ -235,6 +243,7 @@ impl Report {
     pub fn of(shared: &Shared) -> Report {
         let arena = &shared.arena;
         let (capacity, free) = (arena.pages.total(), arena.pages.free());
+        let pulls = shared.pulls.counts();
         let lives: Vec<_> = {
             let registry = lock(&shared.registry);
             registry
@@ -266,6 +275,10 @@ impl Report {
             free_clusters: arena.clusters.free(),
             connections: shared.connections.load(Ordering::Relaxed),
             refused: shared.refusals.get(),
+            pulls: pulls.done,
+            pulled_pages: pulls.pages,
+            pull_failures: pulls.failures,
+            pulls_waiting: pulls.waiting,
             regions,
             regions_omitted: 0,
         }

@@ -9,6 +9,8 @@
 //!
 //! Lock order: a shard, then a pool's shard.
 
+mod awaits;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
@@ -133,6 +135,8 @@ impl Table {
         }
         let shard = &mut *shard;
         if let Some(cluster) = shard.clusters.get_mut(&number) {
+            // Refused or not: what a pull fetched is older than this.
+            awaits::leave_out(&mut cluster.awaited, &awaits::one(slot));
             return Ok(put(
                 cluster,
                 &mut shard.pages,
@@ -210,7 +214,8 @@ impl Table {
             return Ok(0);
         };
         let freed = empty(cluster, arena, number, |index| mask.contains(index));
-        if cluster.used == 0 {
+        awaits::leave_out(&mut cluster.awaited, mask);
+        if cluster.is_idle() {
             if let Some(cluster) = shard.clusters.remove(&number) {
                 give_back_cluster(arena, quota, number, cluster);
             }
@@ -251,7 +256,9 @@ fn take_cluster(arena: &Arena, quota: &Quota, hint: u64) -> Result<Box<Cluster>,
     })
 }
 
-fn give_back_cluster(arena: &Arena, quota: &Quota, hint: u64, cluster: Box<Cluster>) {
+fn give_back_cluster(arena: &Arena, quota: &Quota, hint: u64, mut cluster: Box<Cluster>) {
+    cluster.pull = 0;
+    cluster.awaited = FreeMask::EMPTY;
     arena.clusters.put(hint, cluster);
     quota.clusters.give_back(1);
 }

@@ -2,7 +2,8 @@
 
 //! A thread that serves connections: one epoll loop, no ticks, asleep while nothing happens.
 //!
-//! The accepting thread hands connections over through a mailbox and wakes the loop. The loop's only
+//! The accepting thread hands connections over through a mailbox and wakes the loop; the threads that
+//! fetch pages have it tell a connection that they are done. The loop's only
 //! timer is the nearest deadline of a connection that has not said who it is, or that is to end.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use memsrv_protocol::HEADER_LEN;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -24,17 +26,19 @@ const WAKE: Token = Token(usize::MAX);
 /// How long a refused peer has to take our last words.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What the accepting thread tells a worker.
+/// What other threads tell a worker.
 pub enum Mail {
     /// Serve this connection.
     Adopt(TcpStream, SocketAddr),
     /// Tell the clients that the server is about to stop.
     Drain,
+    /// Send this on that connection, if it is still there.
+    Tell(Token, [u8; HEADER_LEN]),
     /// Stop.
     Stop,
 }
 
-/// Where the accepting thread puts it.
+/// Where they put it.
 pub struct Mailbox {
     mail: Mutex<Vec<Mail>>,
     waker: Waker,
@@ -121,6 +125,7 @@ impl Worker {
                 match mail {
                     Mail::Adopt(socket, address) => self.adopt(socket, address),
                     Mail::Drain => self.drain(),
+                    Mail::Tell(token, message) => self.tell(token, &message),
                     Mail::Stop => return self.stop(),
                 }
             }
@@ -154,8 +159,9 @@ impl Worker {
             return;
         }
         tracing::debug!(peer = %address, "connection accepted");
-        self.conns
-            .insert(token, Conn::new(socket, address, self.shared.clone()));
+        let post = (self.mailbox.clone(), token);
+        let conn = Conn::new(socket, address, self.shared.clone(), post);
+        self.conns.insert(token, conn);
         self.set_deadline(token, Some(self.hello_timeout));
         self.enqueue(token);
     }
@@ -198,6 +204,13 @@ impl Worker {
             Ok(Turn::Again) => self.enqueue(token),
             Ok(Turn::Done) => self.close(token, None),
             Err(error) => self.close(token, Some(&error)),
+        }
+    }
+
+    fn tell(&mut self, token: Token, message: &[u8; HEADER_LEN]) {
+        if let Some(conn) = self.conns.get_mut(&token) {
+            conn.tell(message);
+            self.enqueue(token);
         }
     }
 

@@ -366,6 +366,7 @@ fn only_listed_clients_are_admitted_where_the_configuration_says_so() {
         unlisted: None,
         listed: [("known".into(), 3)].into(),
         regions: 9,
+        ..Limits::default()
     };
     let server = Server::with(config);
     assert_eq!(server.connect().welcome(&hello("known", 1)).granted, 3);
