@@ -16,7 +16,10 @@ use super::link::event;
 use super::stats::Report;
 use kernel::{
     prelude::*,
-    sync::Arc,
+    sync::{
+        atomic::Relaxed,
+        Arc, //
+    },
     uaccess::UserSliceReader, //
 };
 
@@ -87,7 +90,10 @@ fn replace(report: &Report, replica: Replica, server: &str) -> Result {
     pr_info!("{server} takes the place of {}\n", shared.address(replica));
     shared.replace(replica, server);
     for lane in lanes {
-        lane.part(replica).bell.ring(event::REPLACED);
+        let part = lane.part(replica);
+        // At once, so that nobody takes the old server's links for the new one's.
+        part.up.store(false, Relaxed);
+        part.bell.ring(event::REPLACED);
     }
     Ok(())
 }

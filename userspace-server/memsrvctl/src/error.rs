@@ -78,8 +78,31 @@ pub enum Error {
     /// The module has no such command.
     #[error("the module does not know giveup, it is older than this program: nothing is given up")]
     NoCommand,
+    /// What the other server lacks would be lost with the one that is replaced.
+    #[error(
+        "the {0} is not replaced: the other server is away, or lacks pages that only the {0} has; see \
+         `memsrvctl status` and the kernel's log"
+    )]
+    NotReplaced(&'static str),
+    /// There is nothing to replace, or not by that.
+    #[error(
+        "the {0} is not replaced: the module has one server only (mirror=), or the address is the other \
+         server's, or the module is older than this program; the kernel's log says which"
+    )]
+    NoReplacement(&'static str),
+    /// The new server is not there.
+    #[error(
+        "{address} is the module's {name} now and is not connected; the module goes on trying: see that \
+         memsrvd runs there, and the kernel's log"
+    )]
+    NotConnected {
+        /// Which it replaces.
+        name: &'static str,
+        /// Where it should be.
+        address: SocketAddr,
+    },
     /// The module's control file cannot be written.
-    #[error("cannot write {path}: {error}; nothing is given up; debugfs is for root only")]
+    #[error("cannot write {path}: {error}; nothing was changed; debugfs is for root only")]
     Control {
         /// The file.
         path: PathBuf,

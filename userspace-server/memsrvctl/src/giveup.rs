@@ -13,10 +13,7 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::module::{self, Value};
-use crate::{show, AFTER_HELP, DEBUGFS};
-
-/// What is written to the module's control file.
-const WORD: &[u8] = b"giveup";
+use crate::{control, show, AFTER_HELP, DEBUGFS};
 
 /// The command's options.
 #[derive(Debug, Args)]
@@ -52,7 +49,7 @@ pub fn run(options: &Giveup) -> Result<(), Error> {
         let servers = servers(&sample);
         return Err(Error::NotSure { what, servers });
     }
-    control(&options.debugfs.join("memsrv/control"))?;
+    control::write(&options.debugfs, "giveup").map_err(|(path, error)| refused(&path, error))?;
     let line = match options.json {
         true => object(true, pages),
         false => format!(
@@ -78,19 +75,10 @@ fn object(given_up: bool, pages: u64) -> String {
     json!({"given_up": given_up, "remote_pages": pages, "remote_bytes": bytes}).to_string()
 }
 
-fn say(line: &str) -> io::Result<()> {
+pub(crate) fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
-}
-
-/// Writes the word in one piece, into a file that is there already.
-fn control(path: &Path) -> Result<(), Error> {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(WORD))
-        .map_err(|error| refused(path, error))
 }
 
 /// What it means that the word was not taken.

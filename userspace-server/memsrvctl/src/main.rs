@@ -2,9 +2,11 @@
 
 //! Shows what a memory server, or the memsrv module of this machine, is doing, and tells the module.
 
+mod control;
 mod error;
 mod giveup;
 mod module;
+mod replace;
 mod server;
 mod show;
 
@@ -48,6 +50,10 @@ enum Command {
     /// This ends all these waits. The pages are lost, unless a server comes back: programs that need
     /// them get SIGBUS. The module refuses while a server is connected.
     Giveup(giveup::Giveup),
+    /// Takes another server in the place of one of two, and has it filled by the other
+    ///
+    /// Programs run on meanwhile. The module refuses while the other server is away or lacks pages.
+    Replace(replace::Replace),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +86,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Status(options) => status(&options),
         Command::Giveup(options) => giveup::run(&options),
+        Command::Replace(options) => replace::run(&options),
     };
     match result {
         // Whoever reads our output has seen enough.

@@ -188,8 +188,8 @@ fn mirror(sample: &module::Sample) -> Option<String> {
         let behind = number(key);
         if behind > 0 {
             missing.push(format!(
-                "{name}: is behind for {behind} clusters of swap (of 2 MiB each); pages there may be \
-                 on the other server only"
+                "{name}: lacks pages of {behind} clusters of swap (of 2 MiB each), which are being copied \
+                 from the other server while both are there"
             ));
         }
     }

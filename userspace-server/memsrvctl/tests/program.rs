@@ -215,8 +215,8 @@ mod program {
         let behind = degraded.replace("behind_clusters_primary 0", "behind_clusters_primary 12");
         shown(&behind)
             .stdout(contains(
-                "\n  primary: is behind for 12 clusters of swap (of 2 MiB each); pages there may be on \
-                 the other server only\n",
+                "\n  primary: lacks pages of 12 clusters of swap (of 2 MiB each), which are being copied \
+                 from the other server while both are there\n",
             ))
             .stdout(contains("links are up").or(contains("mirror: is")).not());
     }
@@ -284,11 +284,61 @@ mod program {
         // A device that takes no byte: not what the kernel says, but an error of write().
         std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();
         std::os::unix::fs::symlink("/dev/full", dir.path().join("memsrv/control")).unwrap();
-        refused().stderr(contains("cannot write").and(contains("nothing is given up")));
+        refused().stderr(contains("cannot write").and(contains("nothing was changed")));
         // A module without the file: it is not made.
         std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();
         refused().stderr(contains("does not know giveup"));
         assert!(!dir.path().join("memsrv/control").exists());
+    }
+
+    fn replace(debugfs: &tempfile::TempDir, options: &[&str]) -> assert_cmd::assert::Assert {
+        let mut command = memsrvctl("replace");
+        command.arg("--debugfs").arg(debugfs.path()).args(options);
+        command.assert()
+    }
+
+    const PAIR: &str = "server 10.0.0.2:7170\nmirror 10.0.0.3:7170\nbehind_clusters_primary 0\n\
+        behind_clusters_mirror 0\nrefilled_clusters_mirror 7\nlink.0.state up\nmirror_link.0.state up\n";
+
+    #[test]
+    fn replace_tells_the_module_and_waits_until_the_pair_is_whole() {
+        let dir = debugfs(PAIR);
+        replace(&dir, &["mirror", "10.0.0.4"])
+            .success()
+            .stdout("10.0.0.4:7170 takes the place of the mirror\nthe mirror has every page\n");
+        assert_eq!(said(&dir), "replace mirror 10.0.0.4:7170");
+
+        let assert = replace(&dir, &["primary", "[fd00::4]:99", "--json"]).success();
+        let lines = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+        let states: Vec<String> = lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|object| object["state"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(states, ["told", "whole"]);
+        assert_eq!(said(&dir), "replace primary [fd00::4]:99");
+    }
+
+    #[test]
+    fn replace_does_not_wait_if_it_is_told_so() {
+        let dir = debugfs(&PAIR.replace("behind_clusters_mirror 0", "behind_clusters_mirror 9"));
+        replace(&dir, &["mirror", "10.0.0.4", "--no-wait"])
+            .success()
+            .stdout("10.0.0.4:7170 takes the place of the mirror\n");
+    }
+
+    #[test]
+    fn replace_wants_one_of_two_and_an_address() {
+        let dir = debugfs(PAIR);
+        for options in [
+            &["both", "10.0.0.4"][..],
+            &["mirror", "somewhere"],
+            &["mirror"],
+        ] {
+            replace(&dir, options).code(2).stdout("");
+        }
+        let nothing = tempfile::tempdir().unwrap();
+        replace(&nothing, &["mirror", "10.0.0.4"]).code(3);
     }
 
     #[test]

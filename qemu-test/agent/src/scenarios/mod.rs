@@ -11,6 +11,7 @@ mod mirror;
 mod plain;
 mod power;
 mod refusals;
+mod resync;
 mod room;
 mod tiers;
 
@@ -282,10 +283,24 @@ const TABLE: &[Entry] = &[
         mirror::primary_slow,
     ),
     Entry::new(
-        "mirror-returns",
-        "the primary comes back empty",
-        mirror::primary_returns,
-    ),
+        "resync",
+        "a server that comes back empty is filled by the other",
+        resync::returns,
+    )
+    .within(300),
+    Entry::new(
+        "resync-pressure",
+        "the same while a program never stops writing",
+        resync::under_pressure,
+    )
+    .within(400),
+    Entry::new("resync-broken", "faults in the midst of it", resync::broken).within(400),
+    Entry::new(
+        "replaced",
+        "another server takes a dead one's place",
+        resync::replaced,
+    )
+    .within(300),
     Entry::new(
         "mirror-strict",
         "nothing is stored on one server only",
