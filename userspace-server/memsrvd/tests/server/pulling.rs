@@ -154,6 +154,22 @@ fn a_newer_pull_cancels_the_older_whose_late_pages_are_dropped() {
     assert_eq!((report.pulls, report.pull_failures), (1, 0));
 }
 
+#[test]
+fn a_newer_pull_that_is_refused_ends_the_older_all_the_same() {
+    let (source, server) = (Source::new(), Server::start(&[]));
+    let mut client = server.session("a", 1);
+    client.pull(1, BASE, &mask([0]), &source);
+    let mut late = source.attached();
+    let (tag, ..) = late.load();
+    let own = pull_from(&mask([0]), server.address, instance(&server));
+    client.send(&pull_bytes(2, BASE, &own));
+    // From here on the client believes that nothing is awaited.
+    assert_eq!(client.pulled(), (2, Err(Status::Denied)));
+    late.page(tag, BASE, &page(1));
+    assert_eq!(client.pulled(), (1, Err(Status::Cancelled)));
+    assert_eq!(client.load(BASE), None);
+}
+
 /// The older must not be taken for done because the newer has ended, too, and nothing is awaited.
 #[test]
 fn a_pull_whose_newer_one_failed_is_cancelled_and_not_done() {

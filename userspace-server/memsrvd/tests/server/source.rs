@@ -88,8 +88,12 @@ impl Puller {
     }
 
     pub fn welcome(&mut self, instance: Instance) {
+        self.welcome_as(VERSION, instance);
+    }
+
+    pub fn welcome_as(&mut self, version: u16, instance: Instance) {
         let welcome = Welcome {
-            version: VERSION,
+            version,
             options: 0,
             instance,
             granted: 0,
@@ -117,12 +121,12 @@ impl Puller {
         self.send(&Message::NoPage { tag, slot, status }.encode());
     }
 
-    /// Waits until the server under test has closed.
-    pub fn closed(mut self) {
+    /// Waits until the server under test has closed; gives back what it said before.
+    pub fn closed(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("open: {error}"),
-            _ => {}
+            _ => rest,
         }
     }
 }

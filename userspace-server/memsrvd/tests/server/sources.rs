@@ -168,15 +168,17 @@ fn a_page_that_nobody_asked_for_is_not_taken() {
 fn another_life_or_version_in_the_welcome_is_unreachable() {
     let server = hasty(&[]);
     let mut client = server.session("a", 1);
-    let source = Source::new();
-    client.pull(1, 0, &mask([0]), &source);
-    let mut puller = source.accept();
-    let hello = puller.attach();
-    assert_eq!((hello.instance, hello.incarnation.0), (INSTANCE, [1; 16]));
-    assert_eq!((hello.client.as_str(), hello.region.as_str()), ("a", "r"));
-    puller.welcome(Instance([1; 16]));
-    assert_eq!(client.pulled(), (1, Err(Status::Unreachable)));
-    puller.closed();
+    for (version, instance) in [(VERSION, Instance([1; 16])), (VERSION + 1, INSTANCE)] {
+        let source = Source::new();
+        client.pull(1, 0, &mask([0]), &source);
+        let mut puller = source.accept();
+        let hello = puller.attach();
+        assert_eq!((hello.instance, hello.incarnation.0), (INSTANCE, [1; 16]));
+        assert_eq!((hello.client.as_str(), hello.region.as_str()), ("a", "r"));
+        puller.welcome_as(version, instance);
+        assert_eq!(client.pulled(), (1, Err(Status::Unreachable)));
+        assert_eq!(puller.closed(), b"", "it asks for pages");
+    }
 }
 
 #[test]
