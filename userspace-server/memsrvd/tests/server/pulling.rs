@@ -110,6 +110,24 @@ fn what_is_stored_or_freed_before_a_page_arrives_stays_so() {
     assert_eq!(server.report().pulled_pages, 3);
 }
 
+/// The cluster has neither a page nor an awaited slot then, and yet its pull was not superseded.
+#[test]
+fn a_pull_all_of_whose_slots_were_freed_ends_well() {
+    let (source, server) = (Source::new(), Server::start(&[]));
+    let mut client = server.session("a", 1);
+    client.pull(1, BASE, &mask([0, 1]), &source);
+    let mut puller = source.attached();
+    let (tag, ..) = puller.load();
+    client.store(BASE, &page(100));
+    client.free(BASE, &FreeMask::ALL);
+    puller.page(tag, BASE, &page(0));
+    puller.page(tag, BASE + 1, &page(1));
+    assert_eq!(client.pulled(), (1, Ok(())));
+    assert_eq!(client.load_run(BASE, 2), [None, None]);
+    let report = server.report();
+    assert_eq!(report.free_clusters, report.clusters);
+}
+
 #[test]
 fn a_store_that_comes_damaged_ends_its_clusters_pull() {
     let (source, server) = (Source::new(), Server::start(&[]));
