@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use memsrv_protocol::PAGE_SIZE;
 use memsrvd::size::Size;
+use memsrvd::stats::Report;
 
 use crate::module::{self, Value};
 use crate::server::{self, key, Rates};
@@ -91,7 +92,20 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
     for (reason, count) in &report.refused {
         text.push_str(&format!(" {reason} {count}"));
     }
+    text.push_str(&pulls(report));
     text
+}
+
+/// What the server has fetched from others, where it ever was asked to.
+fn pulls(report: &Report) -> String {
+    let (done, failed) = (report.pulls, report.pull_failures);
+    if (done, failed, report.pulls_waiting) == (0, 0, 0) {
+        return String::new();
+    }
+    format!(
+        "\nfetched from other servers {} pages; pulls: done {done} failed {failed} waiting {}",
+        report.pulled_pages, report.pulls_waiting
+    )
 }
 
 fn regions(sample: &server::Sample, rates: Option<&Rates>) -> Table {

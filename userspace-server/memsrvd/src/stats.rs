@@ -149,6 +149,7 @@ fn reason(status: Status) -> &'static str {
         Status::BadRequest => "bad_request",
         Status::BadChecksum => "bad_checksum",
         Status::Denied => "denied",
+        Status::NotFound => "not_found",
         Status::Draining => "draining",
         _ => "other",
     }
@@ -187,7 +188,7 @@ pub struct Report {
     /// Connections open, this one included.
     pub connections: u64,
     /// Connections refused, by reason: `full`, `version`, `busy`, `stale`, `bad_request`,
-    /// `bad_checksum`, `denied`, `draining`, `other`.
+    /// `bad_checksum`, `denied`, `draining`, `not_found`, `other`.
     pub refused: BTreeMap<String, u64>,
     /// PULLs after which no page was missing.
     pub pulls: u64,

@@ -228,7 +228,10 @@ impl Requests {
             });
             index += usize::from(count);
         }
-        line.write(&self.output)
+        match self.output.is_empty() {
+            true => Ok(()),
+            false => line.write(&self.output),
+        }
     }
 
     /// Takes note of an answer; false where nobody asked for it.
@@ -331,7 +334,7 @@ impl Buffers {
         let mut suspect = FreeMask::EMPTY;
         let mut result = Ok(());
         loop {
-            if self.requests.pages <= FEW_ASKED {
+            if self.requests.pages <= FEW_ASKED && !wanted.is_empty() {
                 let awaited = still_awaited(shared, job)?;
                 for (byte, awaited) in wanted.0.iter_mut().zip(awaited.0) {
                     *byte &= awaited;
