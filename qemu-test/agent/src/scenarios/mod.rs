@@ -5,6 +5,7 @@
 mod basic;
 mod common;
 mod demo;
+mod figures;
 mod kinds;
 mod losses;
 mod mirror;
@@ -337,5 +338,11 @@ const TABLE: &[Entry] = &[
         "switched off with pages away: the server frees them",
         power::goodbye,
     ),
+    Entry::demo(
+        "mirror-figures",
+        "not a test: stall, throughput, resync",
+        figures::mirror,
+    )
+    .within(1800),
     Entry::demo("demo", "what `make demo` runs", demo::run).within(900),
 ];
