@@ -86,7 +86,8 @@ pub(crate) struct Cleared {
 #[pin_data]
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
-    module: ModulePin,
+    /// To be held while there are pages away; none if the disk has them all, too.
+    module: Option<ModulePin>,
     mirrored: bool,
     /// Bits set in all.
     present: Atomic<u64>,
@@ -143,7 +144,7 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
 
 impl Areas {
     /// No slots; on one server or on two.
-    pub(crate) fn new(module: ModulePin, mirrored: bool) -> Result<impl PinInit<Self>> {
+    pub(crate) fn new(module: Option<ModulePin>, mirrored: bool) -> Result<impl PinInit<Self>> {
         let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
         for _ in 0..AREAS {
             areas.push(SetOnce::new(), GFP_KERNEL)?;
@@ -209,31 +210,50 @@ impl Areas {
             return Err(NoPlace::Range);
         }
         let cluster = self.cluster(at).ok_or(NoPlace::Chunk)?;
-        let mut pinned = false;
+        let mut pinned = None;
         let mut old = cluster.used.load(Relaxed);
         let was = loop {
-            if old == 0 && !pinned {
+            if let (0, None, Some(module)) = (old, pinned, self.module) {
                 // The reference comes before the count: whoever sees a count above zero relies on it.
-                if !self.module.get() {
+                if !module.get() {
                     return Err(NoPlace::Unloading);
                 }
-                pinned = true;
+                pinned = Some(module);
             }
             match cluster.used.cmpxchg(old, old + u32::from(pages), Full) {
                 Ok(was) => break was,
                 Err(now) => old = now,
             }
         };
-        if pinned && was != 0 {
-            self.module.put();
+        if let (Some(module), true) = (pinned, was != 0) {
+            module.put();
         }
         Ok(())
+    }
+
+    /// Takes a claim back of which no bit was set. The servers may have the page: they are to be told.
+    pub(crate) fn release(&self, slot: u64) {
+        let at = place(slot);
+        if let (Some(chunk), Some(cluster)) = (self.chunk(at), self.cluster(at)) {
+            self.flag(chunk, at);
+            self.unclaim(cluster, 1);
+        }
+    }
+
+    /// Flags a cluster for a FREE on each server; whether it was flagged on all.
+    fn flag(&self, chunk: &Chunk, at: Place) -> bool {
+        let flag = 1 << at.cluster;
+        let [primary, mirror] = &chunk.flags;
+        let flagged = atomic::set(primary, flag) & flag != 0;
+        flagged & (!self.mirrored || atomic::set(mirror, flag) & flag != 0)
     }
 
     /// Takes `n` from a cluster's count, and the module's reference with the last of it.
     fn unclaim(&self, cluster: Cluster<'_>, n: u32) {
         if n > 0 && cluster.used.fetch_sub(n, Full) == n {
-            self.module.put();
+            if let Some(module) = self.module {
+                module.put();
+            }
         }
     }
 
@@ -274,12 +294,7 @@ impl Areas {
         if cleared == 0 {
             return Cleared::default();
         }
-        let flag = 1 << at.cluster;
-        let [primary, mirror] = &chunk.flags;
-        let mut flagged = atomic::set(primary, flag) & flag != 0;
-        if self.mirrored {
-            flagged &= atomic::set(mirror, flag) & flag != 0;
-        }
+        let flagged = self.flag(chunk, at);
         self.present.fetch_sub(u64::from(cleared), Relaxed);
         self.unclaim(cluster, cleared);
         Cleared {
@@ -303,15 +318,16 @@ impl Areas {
         u16::try_from(count).unwrap_or(u16::MAX)
     }
 
-    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it.
+    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it: those
+    /// whose bit is clear, but for the `busy` ones, whose bit is clear because a copy is on its way.
     ///
     /// Where those are all of them, the server is no longer behind: what it has of old ones goes with this
     /// FREE, and each store to come is behind that in its stream.
-    pub(crate) fn absent(&self, replica: Replica, slot: u64) -> [u64; 8] {
+    pub(crate) fn absent(&self, replica: Replica, slot: u64, busy: [u64; 8]) -> [u64; 8] {
         let at = place(slot);
         let absent: [u64; 8] = match self.cluster(at) {
             Some(cluster) => core::array::from_fn(|i| match cluster.bits.get(i) {
-                Some(word) => !word.load(Relaxed),
+                Some(word) => !word.load(Relaxed) & !busy.get(i).copied().unwrap_or(0),
                 None => 0,
             }),
             None => [0; 8],

@@ -218,6 +218,7 @@ impl Link {
     fn tend(&self, session: &mut Session, events: u32) {
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
+            self.expire(0);
             return;
         }
         if events & event::FREE != 0 {
@@ -272,7 +273,7 @@ impl Link {
         let answerable = age(connected_ms) > config.silence_ms;
         let late = |number: Option<&u32>, since| {
             answerable
-                && age(since) > config.hold_ms
+                && age(since) > config.load_ms
                 && !number.is_some_and(|n| state.table.is_patient(*n))
         };
         streams
@@ -324,6 +325,7 @@ impl Link {
                 self.server(),
                 reason.errno(),
                 match self.config().mirror {
+                    None if self.config().through => "its pages are read from the disk",
                     None => "its stores go elsewhere, its loads wait for hold_ms",
                     Some(_) => "the other server carries on alone",
                 }
@@ -408,6 +410,9 @@ impl Link {
             return;
         }
         match self.config().mirror {
+            None if self.config().through => pr_warn!(
+                "server {server} has started anew: the {held} pages that were there are on the disk\n"
+            ),
             None => pr_err!(
                 "server {server} has started anew: {held} pages are lost; programs that need them get SIGBUS\n"
             ),
@@ -531,7 +536,10 @@ impl Link {
                 break;
             }
         }
-        if let Some(connection) = self.drop_connection() {
+        let connection = self.drop_connection();
+        // With the disk behind it the module may go with loads under way.
+        self.expire(0);
+        if let Some(connection) = connection {
             // The threads are stopped from the last to the first.
             if self.lane.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
                 // The server closes when it has read it.

@@ -2,10 +2,10 @@
 
 //! What the hooks and all lanes share.
 
-use super::areas::{index, Areas};
+use super::areas::{index, Areas, AREAS};
 use super::config::Config;
 use super::engine::Replica;
-use super::platform::sys;
+use super::platform::{sys, thread::Bell};
 use super::pool::Pool;
 use super::protocol::{Incarnation, Instance, Welcome};
 use super::stats::HookCounters;
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     stale: [Atomic<bool>; 2],
     /// Whether the machine hibernates, so that nothing may change on the server.
     pub(crate) frozen: Atomic<bool>,
+    /// Folios are to be read from the disk.
+    pub(crate) disk_bell: Bell,
     /// Whether nobody is to wait any more for servers that are away.
     given_up: Atomic<bool>,
     /// Until when nothing is stored, in milliseconds, and for how long that was.
@@ -66,6 +68,7 @@ impl Shared {
             granted: [const { Atomic::new(0) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
+            disk_bell: Bell::new(),
             given_up: Atomic::new(false),
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
@@ -117,8 +120,9 @@ impl Shared {
         if old == Instance::default() || old == welcome.instance {
             return Ok(None);
         }
-        self.areas.lost(replica);
-        Ok(Some(self.areas.present()))
+        let held = self.areas.present();
+        self.lost(replica);
+        Ok(Some(held))
     }
 
     /// A server holds a later state than ours, and refuses us: what it has of ours is lost. Whether that
@@ -128,9 +132,22 @@ impl Shared {
         let news = !self.is_stale(replica);
         if news {
             self.set_stale(replica, true);
-            self.areas.lost(replica);
+            self.lost(replica);
         }
         news
+    }
+
+    /// A server has lost its pages.
+    fn lost(&self, replica: Replica) {
+        if self.config.through && self.config.mirror.is_none() {
+            // They are on the disk. A late acknowledgement of its older life may set a bit after this: that
+            // page is then asked for, not found, and read from the disk.
+            for area in (0u32..).take(AREAS) {
+                self.areas.wipe(area);
+            }
+        } else {
+            self.areas.lost(replica);
+        }
     }
 
     fn set_stale(&self, replica: Replica, on: bool) {

@@ -7,7 +7,7 @@
 //! gives no event.
 
 use super::engine::{Outgoing, Replica};
-use super::lane::Lane;
+use super::lane::{Lane, State};
 use super::link::{event, Link};
 use super::platform::{
     socket::{SendVec, Socket},
@@ -210,10 +210,12 @@ impl Lane {
     fn fill(&self, replica: Replica, batch: &mut Batch) {
         batch.clear();
         let mut state = self.state.lock();
-        let streams = &mut state.streams;
+        let State { streams, table, .. } = &mut *state;
         for _ in 0..BATCH {
             let mask = |slot: super::protocol::Slot| {
-                FreeMask::from_words(self.shared.areas.absent(replica, slot.0))
+                let busy = table.flights.as_ref().map(|flights| flights.busy(slot.0));
+                let busy = busy.unwrap_or_default();
+                FreeMask::from_words(self.shared.areas.absent(replica, slot.0, busy))
             };
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
