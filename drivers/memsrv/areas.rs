@@ -21,7 +21,7 @@ use kernel::{
     alloc::AllocError,
     prelude::*,
     sync::{
-        atomic::{Atomic, Full, Relaxed},
+        atomic::{Acquire, Atomic, Full, Relaxed},
         new_spinlock_irq,
         SetOnce,
         SpinLockIrq, //
@@ -319,12 +319,24 @@ impl Areas {
     }
 
     /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it: those
-    /// whose bit is clear, but for the `busy` ones, whose bit is clear because a copy is on its way.
+    /// whose bit is clear, but for the `busy` ones, whose bit is clear because a copy is on its way. (That is
+    /// asked under the lane's lock, and only of a cluster that has more in use than bits set.)
     ///
     /// Where those are all of them, the server is no longer behind: what it has of old ones goes with this
     /// FREE, and each store to come is behind that in its stream.
-    pub(crate) fn absent(&self, replica: Replica, slot: u64, busy: [u64; 8]) -> [u64; 8] {
+    pub(crate) fn absent(
+        &self,
+        replica: Replica,
+        slot: u64,
+        busy: impl FnOnce() -> [u64; 8],
+    ) -> [u64; 8] {
         let at = place(slot);
+        // Before the bits: those that are cleared meanwhile then only count too much.
+        let used = self.cluster(at).map_or(0, |at| at.used.load(Acquire));
+        let busy = match u32::from(self.count(slot, CLUSTER_SLOTS)) < used {
+            true => busy(),
+            false => [0; 8],
+        };
         let absent: [u64; 8] = match self.cluster(at) {
             Some(cluster) => core::array::from_fn(|i| match cluster.bits.get(i) {
                 Some(word) => !word.load(Relaxed) & !busy.get(i).copied().unwrap_or(0),

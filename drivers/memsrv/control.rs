@@ -4,7 +4,7 @@
 //!
 //! | word | does | fails |
 //! |---|---|---|
-//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected |
+//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected; `EOPNOTSUPP` with `disk=through`, where nobody waits and nothing can be lost |
 //!
 //! An unknown word is `EINVAL`.
 
@@ -30,6 +30,9 @@ pub(crate) fn control(report: &Report, reader: &mut UserSliceReader) -> Result {
 
 fn give_up(report: &Report) -> Result {
     let (shared, lanes) = (&report.shared, &report.lanes);
+    if shared.config.through {
+        return Err(EOPNOTSUPP);
+    }
     let is_up = |lane: &kernel::sync::Arc<super::lane::Lane>| {
         shared
             .config

@@ -13,6 +13,7 @@ use super::engine::StoreError;
 use super::platform::sys;
 use super::protocol::{Slot, CLUSTER_SLOTS};
 use super::shared::Shared;
+use super::table::no_room;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -156,6 +157,17 @@ impl Flights {
             late: !attached,
             asked_us,
         })
+    }
+
+    /// How a copy that was sent has ended says whether the next are worth sending.
+    pub(crate) fn tell_shared(&self, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => {
+                sys::count_out(1);
+                self.shared.store_went_well();
+            }
+            Err(error) => self.shared.store_failed(no_room(error)),
+        }
     }
 
     /// Which slots of a cluster, given by its first, have a copy that is attached.

@@ -70,7 +70,6 @@ pub(crate) struct LaneCounters {
     pub(crate) hedged_loads: u64,
     pub(crate) through_stores: u64,
     late_stores: u64,
-    pub(crate) disk_reads: u64,
     store_us: Log2,
     load_us: Log2,
 }
@@ -132,7 +131,6 @@ impl LaneCounters {
         self.failover_us = self.failover_us.max(other.failover_us);
         self.through_stores += other.through_stores;
         self.late_stores += other.late_stores;
-        self.disk_reads += other.disk_reads;
         self.stored_pages += other.stored_pages;
         self.loaded_pages += other.loaded_pages;
         self.failed_full += other.failed_full;
@@ -170,6 +168,7 @@ pub(crate) struct HookCounters {
     pub(crate) freed_pages: Counter,
     pub(crate) forgotten_pages: Counter,
     pub(crate) mixed_loads: Counter,
+    pub(crate) disk_reads: Counter,
     pub(crate) leftover_slots: Counter,
 }
 
@@ -283,7 +282,7 @@ impl Report {
         if config.through {
             writeln!(f, "through_stores {}", sum.through_stores)?;
             writeln!(f, "through_late {}", sum.late_stores)?;
-            writeln!(f, "disk_reads {}", sum.disk_reads)?;
+            writeln!(f, "disk_reads {}", hooks.disk_reads.get())?;
         }
         if config.mirror.is_some() {
             self.write_mirror(f, &sum)?;

@@ -256,6 +256,7 @@ impl Table {
         match (completion, &mut self.flights) {
             (Completion::Store { token, result }, Some(flights)) => {
                 if let Some(landed) = flights.end(token, result) {
+                    flights.tell_shared(result);
                     self.counters.copy_ended(&landed);
                 }
             }
@@ -286,9 +287,7 @@ impl Table {
         self.disk_load = load.next;
         load.next = self.free_load;
         self.free_load = number;
-        let entry = load.entry.take()?;
-        self.counters.disk_reads += u64::from(entry.pages);
-        Some(entry)
+        load.entry.take()
     }
 
     /// Takes one of what has ended, and counts it.

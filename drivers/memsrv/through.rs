@@ -44,7 +44,7 @@ use super::table::{LoadEntry, Table};
 use kernel::{
     prelude::*,
     sync::{
-        atomic::Relaxed,
+        atomic::{Acquire, Release},
         Arc, //
     }, //
 };
@@ -104,8 +104,8 @@ impl Lane {
     /// Slots were freed or get other bytes. Any context in which swap slots change, but under this lane's lock.
     pub(crate) fn detach(&self, slot: u64, pages: u16) {
         // A copy that is attached was begun while its folio was locked in the swap cache, which this slot has
-        // left, or is locked again, by now: so its count is seen.
-        if self.attached.load(Relaxed) == 0 {
+        // left, or is locked again, by now: so its count is seen. If it ended since, so is the bit that it set.
+        if self.attached.load(Acquire) == 0 {
             return;
         }
         let mut state = self.state.lock();
@@ -120,7 +120,7 @@ impl Lane {
         let Some(flights) = table.flights.as_mut() else {
             return;
         };
-        self.attached.store(flights.attached(), Relaxed);
+        self.attached.store(flights.attached(), Release);
         if flights.take_freed() {
             self.tell_freed();
         }
@@ -139,6 +139,8 @@ impl Lane {
 
     /// Gives a load up in favour of the disk. Process context.
     pub(crate) fn read_from_disk(&self, entry: LoadEntry) {
+        let pages = u64::from(entry.pages);
+        self.shared.counters.disk_reads.add(pages);
         // The servers' copies are as good as ever if they were merely late; but the hook, entered again, must know.
         if self
             .shared

@@ -213,8 +213,8 @@ impl Lane {
         let State { streams, table, .. } = &mut *state;
         for _ in 0..BATCH {
             let mask = |slot: super::protocol::Slot| {
-                let busy = table.flights.as_ref().map(|flights| flights.busy(slot.0));
-                let busy = busy.unwrap_or_default();
+                let flights = table.flights.as_ref();
+                let busy = || flights.map_or([0; 8], |flights| flights.busy(slot.0));
                 FreeMask::from_words(self.shared.areas.absent(replica, slot.0, busy))
             };
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {

@@ -226,12 +226,27 @@ pub fn gone_and_back(guest: &mut Guest) -> Result<()> {
     end(guest, &disk)
 }
 
-/// swapoff with the server dead and everything away: it waits for nobody.
+/// swapoff with everything away and a server that stands still, and again with one that is dead: it waits for
+/// nobody.
 pub fn swapoff(guest: &mut Guest) -> Result<()> {
-    let disk = begin(guest, ROOMY, ALL)?;
-    let (_cgroup, mut filler) = evicted(guest, "through-swapoff", small(PAGES, 87))?;
+    let disk = begin(guest, ROOMY, "disk=through inflight=8192 silence_ms=5000")?;
+    let spec = small(PAGES, 87);
+    let (cgroup, mut filler) = evicted(guest, "through-swapoff", spec)?;
     settled(guest)?;
     ensure!(guest.stat("remote_pages")? > 7000, "nothing is away");
+    guest.host.pause_server()?;
+    let started = Instant::now();
+    disk.off()?;
+    within_bound("swapoff", started)?;
+    expect_at_least(guest, "disk_reads", 1)?;
+    filler.verify()?;
+    guest.host.resume_server()?;
+    disk.enable(10)?;
+    poll("stores on the server", Duration::from_secs(60), || {
+        filler.perform("rewrite")?;
+        evict_all(&cgroup, &spec)?;
+        Ok(guest.stat("remote_pages")? > 2000)
+    })?;
     guest.host.kill_server()?;
     let started = Instant::now();
     disk.off()?;
@@ -247,7 +262,7 @@ pub fn unload(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, ROOMY, ALL)?;
     let spec = small(PAGES, 88);
     let (cgroup, mut filler) = filled(guest, "through-unload", 0, spec)?;
-    for order in ["verify", "shuffled", "rewrite"] {
+    for (order, pause) in [("verify", false), ("rewrite", false), ("shuffled", true)] {
         evict_all(&cgroup, &spec)?;
         if order != "rewrite" {
             settled(guest)?;
@@ -255,11 +270,21 @@ pub fn unload(guest: &mut Guest) -> Result<()> {
         ensure!(guest.stat("remote_pages")? > 1000, "nothing is away");
         filler.order(order)?;
         std::thread::sleep(Duration::from_millis(300));
+        if pause {
+            // So that there are loads under way when the module goes.
+            guest.host.pause_server()?;
+            poll("a load under way", Duration::from_secs(10), || {
+                Ok(guest.stat("inflight_loads")? > 0)
+            })?;
+        }
         let started = Instant::now();
         guest.rmmod()?;
         within_bound("rmmod", started)?;
         let answer = filler.answer()?;
         ensure!(answer.wrong == 0, "{} bytes are wrong", answer.wrong);
+        if pause {
+            guest.host.resume_server()?;
+        }
         guest.expect_server_pages(0)?;
         filler.verify()?;
         guest.insmod(ALL)?;
