@@ -364,6 +364,11 @@ const TABLE: &[Entry] = &[
         through::zswap,
     ),
     Entry::new(
+        "through-no-read",
+        "a kernel without a function to read the disk by",
+        through::no_read,
+    ),
+    Entry::new(
         "through-mirror",
         "one server dies, then the other",
         through::mirrored,

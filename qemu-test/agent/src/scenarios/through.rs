@@ -4,10 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
-use qemu_test_wire::MIRROR_ADDRESS;
+use anyhow::{ensure, Context, Result};
+use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
+use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use super::losses::renamed;
 use crate::guest::{module, poll, vm, Guest, Swap};
 
 /// Room for all that a scenario stores at once, and patience with a busy machine.
@@ -324,6 +326,31 @@ pub fn zswap(guest: &mut Guest) -> Result<()> {
     nothing_failed(guest)?;
     disk.off()?;
     guest.rmmod()
+}
+
+/// A kernel without the function that reads the disk: a copy of the module looks for another name.
+pub fn no_read(guest: &mut Guest) -> Result<()> {
+    guest.host.start_server("16M")?;
+    let changed = "/tmp/memsrv.ko";
+    let image = std::fs::read(module::FILE).context("reading the module")?;
+    let image = renamed(image, b"swap_read_submit\0", b"swap_read_subxxx\0");
+    std::fs::write(changed, image).context("writing a changed module")?;
+    let mut log = vm::Log::from_now()?;
+    let ended = module::insmod_file(changed, &format!("server={HOST_ADDRESS} disk=through"))?;
+    ensure!(
+        matches!(ended, Err(Errno::NOENT)),
+        "insmod without swap_read_submit: {ended:?}"
+    );
+    let lines = log.lines()?;
+    ensure!(
+        lines.iter().any(|line| line.contains("disk=through cannot be had")),
+        "the log does not say why: {lines:?}"
+    );
+    // Nobody needs it otherwise.
+    module::insmod_file(changed, &format!("server={HOST_ADDRESS}"))?.context("insmod")?;
+    std::fs::remove_file(changed).context("removing the changed module")?;
+    guest.rmmod()?;
+    guest.host.stop_server()
 }
 
 /// With two servers: one goes, the other gives the pages; that goes, too, and the disk does.
