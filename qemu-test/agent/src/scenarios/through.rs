@@ -168,6 +168,8 @@ pub fn rewritten(guest: &mut Guest) -> Result<()> {
     ensure!(more > waiting, "no newer copies wait");
     guest.host.resume_server()?;
     settled(guest)?;
+    filler.verify()?;
+    others.verify()?;
     expect_at_least(guest, "through_late", 500)?;
     let (away, sent) = (guest.stat("remote_pages")?, guest.stat("through_stores")?);
     let late = guest.stat("through_late")?;
@@ -176,8 +178,6 @@ pub fn rewritten(guest: &mut Guest) -> Result<()> {
         "{away} pages away, {sent} sent and {late} of them late"
     );
     guest.expect_server_pages(away)?;
-    filler.verify()?;
-    others.verify()?;
     filler.expect_right("shuffled")?;
     others.end()?;
     filler.end()?;
