@@ -18,6 +18,7 @@ use super::config::{Config, Server};
 use super::engine::Replica;
 use super::lane::State;
 use super::link::{event, Link};
+use super::no_session::NoSession;
 use super::platform::{
     socket::Connection,
     sys,
@@ -56,68 +57,6 @@ const BLOCKED_MS: u32 = 20;
 const WATCH_MS: u32 = 200;
 /// The smallest window that leaves room for loads beside stores.
 const MIN_WINDOW: u32 = 16;
-
-/// Why a session did not come about.
-enum NoSession {
-    /// The network's error.
-    Network(Error),
-    /// The peer is no memsrv.
-    Stranger,
-    /// The server said no.
-    Refused(Status),
-}
-
-impl NoSession {
-    fn errno(&self) -> Error {
-        match self {
-            NoSession::Network(error) => *error,
-            NoSession::Stranger => EPROTO,
-            NoSession::Refused(status) => match status {
-                Status::Version => EPROTONOSUPPORT,
-                Status::Busy => EBUSY,
-                Status::Denied => EACCES,
-                Status::Full | Status::Quota => ENOSPC,
-                Status::Stale => ESTALE,
-                _ => EPROTO,
-            },
-        }
-    }
-
-    /// One line that says what happened and what to do.
-    fn log(&self, link: &Link) {
-        let config = &link.lane.shared.config;
-        let server = link.lane.shared.address(link.replica);
-        match self {
-            NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
-                "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
-            ),
-            NoSession::Network(error) if *error == EINVAL => pr_err!(
-                "server {server} is the same as the other: two copies there are no better than one; give the address of another as mirror=\n"
-            ),
-            NoSession::Network(error) => pr_err!(
-                "cannot reach server {server}: {error:?}; check the address, the network and the firewall\n"
-            ),
-            NoSession::Stranger => pr_err!(
-                "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
-            ),
-            NoSession::Refused(Status::Version) => pr_err!(
-                "server {server} speaks another version of the protocol than this module ({VERSION}); install matching versions\n"
-            ),
-            NoSession::Refused(Status::Stale) => pr_err!(
-                "server {server} has executed more than this machine knows of: was it restored from a snapshot of itself? Its pages there are lost; programs that need them get SIGBUS\n"
-            ),
-            NoSession::Refused(Status::Busy) => pr_err!(
-                "server {server} says that client {} is connected already with region {}; give this one another client= or region= name\n",
-                config.client.as_str(),
-                config.region.as_str()
-            ),
-            NoSession::Refused(status) => pr_err!(
-                "server {server} refuses the session: {}; see the server's log\n",
-                status.as_str()
-            ),
-        }
-    }
-}
 
 /// When to connect, and what was said of it.
 struct Session {
@@ -227,6 +166,7 @@ impl Link {
     fn tend(&self, session: &mut Session, events: u32) {
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
+            self.expire(0);
             return;
         }
         if events & event::REPLACED != 0 {
@@ -287,7 +227,7 @@ impl Link {
         let answerable = age(connected_ms) > config.silence_ms;
         let late = |number: Option<&u32>, since| {
             answerable
-                && age(since) > config.hold_ms
+                && age(since) > config.load_ms
                 && !number.is_some_and(|n| state.table.is_patient(*n))
         };
         streams
@@ -343,6 +283,7 @@ impl Link {
                 self.server(),
                 reason.errno(),
                 match self.config().mirror {
+                    None if self.config().through => "its pages are read from the disk",
                     None => "its stores go elsewhere, its loads wait for hold_ms",
                     Some(_) => "the other server carries on alone",
                 }
@@ -433,7 +374,7 @@ impl Link {
     /// The server does not have the pages of this lane any more.
     fn lost_pages(&self) {
         let mine = |cluster| self.lane.has(cluster);
-        self.lane.shared.areas.lost(self.replica, mine);
+        self.lane.shared.lost(self.replica, mine);
     }
 
     /// Tells the engine of a connection with that window, or of its end.
@@ -456,6 +397,9 @@ impl Link {
             return;
         }
         match self.config().mirror {
+            None if self.config().through => pr_warn!(
+                "server {server} has started anew: the {held} pages that were there are on the disk\n"
+            ),
             None => pr_err!(
                 "server {server} has started anew: {held} pages are lost; programs that need them get SIGBUS\n"
             ),
@@ -579,7 +523,10 @@ impl Link {
                 break;
             }
         }
-        if let Some(connection) = self.drop_connection() {
+        let connection = self.drop_connection();
+        // With the disk behind it the module may go with loads under way.
+        self.expire(0);
+        if let Some(connection) = connection {
             // The threads are stopped from the last to the first.
             if self.lane.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
                 // The server closes when it has read it.

@@ -280,6 +280,18 @@ mod program {
     }
 
     #[test]
+    fn with_the_disk_behind_it_the_mode_is_shown_and_nothing_is_given_up() {
+        let through = MIRRORED.replace("remote_pages", "disk through\nremote_pages");
+        shown(&through).stdout(is_match(r"(?m)^ disk +through ").unwrap());
+        let dir = debugfs(&through);
+        giveup(&dir, &["--yes"])
+            .code(1)
+            .stdout("")
+            .stderr(contains("every page is on the disk, too"));
+        assert_eq!(said(&dir), "");
+    }
+
+    #[test]
     fn with_yes_the_module_is_told_and_what_is_lost_is_said() {
         let dir = debugfs(MIRRORED);
         giveup(&dir, &["--yes"])

@@ -14,6 +14,7 @@ mod power;
 mod refusals;
 mod resync;
 mod room;
+mod through;
 mod tiers;
 
 use anyhow::Result;
@@ -337,6 +338,56 @@ const TABLE: &[Entry] = &[
         "goodbye",
         "switched off with pages away: the server frees them",
         power::goodbye,
+    ),
+    Entry::new(
+        "through",
+        "every page on the server and on the disk",
+        through::both,
+    ),
+    Entry::new(
+        "through-killed",
+        "the server dies under pressure: the disk has all",
+        through::killed,
+    ),
+    Entry::new(
+        "through-paused",
+        "the server stands still: the disk is read",
+        through::paused,
+    ),
+    Entry::new(
+        "through-rewritten",
+        "slots change while copies of them wait",
+        through::rewritten,
+    ),
+    Entry::new(
+        "through-gone-and-back",
+        "another server, then the network away",
+        through::gone_and_back,
+    ),
+    Entry::new(
+        "through-swapoff",
+        "swapoff with the server dead",
+        through::swapoff,
+    ),
+    Entry::new(
+        "through-unload",
+        "rmmod with pages away, in the middle of reading",
+        through::unload,
+    ),
+    Entry::new(
+        "through-zswap",
+        "zswap with older and with newer pages",
+        through::zswap,
+    ),
+    Entry::new(
+        "through-no-read",
+        "a kernel without a function to read the disk by",
+        through::no_read,
+    ),
+    Entry::new(
+        "through-mirror",
+        "one server dies, then the other",
+        through::mirrored,
     ),
     Entry::demo(
         "mirror-figures",
