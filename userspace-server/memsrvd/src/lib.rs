@@ -10,6 +10,7 @@
 //! | [`regions`] | clients, regions, streams, and who owns them |
 //! | [`session`], [`batch`] | the protocol, without I/O |
 //! | [`listener`], [`conn`], [`worker`], [`server`] | sockets and threads |
+//! | [`persist`] | the log on a disk, and what a start makes of it |
 //! | [`stats`] | what STAT answers |
 
 pub mod arena;
@@ -21,6 +22,7 @@ pub mod listener;
 pub mod log;
 pub mod memory;
 pub mod num;
+pub mod persist;
 pub mod regions;
 pub mod server;
 pub mod session;

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The log: what a restart gives back, whatever the disk and the power did meanwhile.
+
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
+#[expect(
+    dead_code,
+    reason = "the other tests' tools, of which a part is used here"
+)]
+#[path = "../server/support.rs"]
+mod support;
