@@ -37,6 +37,7 @@ use super::scan::{scan, Found, Outcome};
 use super::segments::{Segments, Start, HEAD};
 use super::{disk_bound, segment_len, Options, Persist};
 use crate::arena::lock;
+use crate::batch::checksum;
 use crate::error::StartError;
 use crate::regions::{Life, Registry, Shared};
 use crate::size::Size;
@@ -92,9 +93,8 @@ pub fn open(
         behind: !options.ack,
         files: VecDeque::new(),
         end: 0,
-        next: highest
-            .max(head.map_or(0, |head| head.last))
-            .saturating_add(1),
+        // The numbers that a head names have no gap. A file that was kept ready is made anew.
+        next: head.map_or(highest, |head| head.last).saturating_add(1),
         generation: head.map_or(0, |head| head.generation),
     };
     let (mut next_life, mut damaged) = (1, 0);
@@ -266,6 +266,17 @@ impl<'a> Rebuild<'a> {
                 let Some(page) = found.payload.first_chunk::<PAGE_SIZE>() else {
                     return Ok(());
                 };
+                // Compaction copies what is there: of a bad copy the original is as good, and if there is
+                // none (compaction was done) the slot is empty here.
+                if !found.whole && header.seq == 0 {
+                    let mut kept = false;
+                    let _ = life.table.load(header.slot, |crc, page| {
+                        kept = crc == header.crc && checksum(header.slot, page) == crc;
+                    });
+                    if kept {
+                        return Ok(());
+                    }
+                }
                 let stored = life
                     .table
                     .store(arena, quota, header.slot, header.crc, page);
