@@ -8,8 +8,11 @@
 //! |---|---|---|
 //! | none, or one header, or one of two payloads | damage, made good by the copy | said; goes on |
 //! | a page | damage, or a power cut | that page is refused until it is stored again; goes on |
-//! | two, where nothing behind shows that the disk had it | the end that a power cut tore | the log is cut there |
-//! | two, elsewhere | damage | the log cannot be used: what was in the record may be any page |
+//! | two, or more, of which the headers are zeroes, and nothing behind shows that the disk had it | the end that a power cut tore | the log is cut there |
+//! | two, or more, elsewhere | damage | the log cannot be used: what was in the record may be any page |
+//!
+//! Zeroes, for a segment is made of zeroes: what was not written still is. A disk writes sectors, not bytes,
+//! so a header is there or not. (A file that ends before the record does is torn, too.)
 //!
 //! "Shows that the disk had it": a whole header behind it whose `durable` is beyond it; another segment
 //! after it; an end that the head file names.
@@ -65,45 +68,36 @@ enum Step {
         whole: bool,
         repaired: bool,
     },
-    Nothing,
+    /// Nothing that can be read; whether a power cut makes it so.
+    Nothing { torn: bool },
 }
 
 /// A part of a file in memory.
 struct Window<'a> {
     disk: &'a mut dyn Disk,
     name: String,
-    /// Where `bytes` begins in the file.
+    /// Where `bytes` begins in the file, and how many there are.
     at: u64,
-    bytes: Vec<u8>,
+    have: usize,
+    bytes: &'a mut [u8],
 }
 
 impl Window<'_> {
-    fn open(disk: &mut dyn Disk, number: u64) -> Window<'_> {
-        Window {
-            disk,
-            name: segment_name(number),
-            at: 0,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// `len` bytes from `offset` on; fewer at the end of the file.
+    /// `len` bytes from `offset` on, no more than a record has; fewer at the end of the file.
     fn view(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let inside = |at: u64, have: usize| -> Option<usize> {
             let from = to_usize(offset.checked_sub(at)?);
             (from.checked_add(len)? <= have).then_some(from)
         };
-        let from = match inside(self.at, self.bytes.len()) {
+        let from = match inside(self.at, self.have) {
             Some(from) => from,
             None => {
-                self.bytes.resize(WINDOW.max(len), 0);
-                let got = self.disk.read(&self.name, offset, &mut self.bytes)?;
-                self.bytes.truncate(got);
+                self.have = self.disk.read(&self.name, offset, self.bytes)?;
                 self.at = offset;
                 0
             }
         };
-        let rest = self.bytes.get(from..).unwrap_or(&[]);
+        let rest = self.bytes.get(from..self.have).unwrap_or(&[]);
         Ok(rest.get(..len).unwrap_or(rest))
     }
 }
@@ -143,6 +137,7 @@ pub fn scan<E>(
             _ => return lost(format!("{name} has no head that can be read")),
         }
     }
+    let mut bytes = vec![0; WINDOW];
     let (mut files, mut torn, mut repaired) = (Vec::new(), false, 0_u64);
     let mut pos = starts.first().copied().unwrap_or(0);
     for (number, &start) in (head.first..=head.last).zip(&starts) {
@@ -154,7 +149,13 @@ pub fn scan<E>(
         }
         let next = starts.get(files.len().saturating_add(1)).copied();
         let bound = next.or(head.end);
-        let mut window = Window::open(disk, number);
+        let mut window = Window {
+            disk,
+            name: segment_name(number),
+            at: 0,
+            have: 0,
+            bytes: &mut bytes,
+        };
         while bound.is_none_or(|bound| pos < bound) {
             let offset = pos
                 .saturating_sub(start)
@@ -178,19 +179,17 @@ pub fn scan<E>(
                     repaired = repaired.saturating_add(u64::from(mended));
                     pos = pos.saturating_add(to_u64(len));
                 }
-                Step::Nothing => {
+                Step::Nothing { torn: may_be } => {
                     let shown = bound.is_some()
+                        || !may_be
                         || was_durable(&mut window, key, offset, pos).map_err(failed)?;
                     if shown {
                         let name = segment_name(number);
                         return lost(format!("{name}: no record can be read at byte {offset}"));
                     }
-                    // Zeroes are the room that was set aside; anything else was to be a record.
-                    torn = window
-                        .view(offset, UNIT)
-                        .map_err(failed)?
-                        .iter()
-                        .any(|&byte| byte != 0);
+                    // Only zeroes: the room that was set aside. Else something was to be a record.
+                    let rest = window.view(offset, PAGE_RECORD).map_err(failed)?;
+                    torn = rest.iter().any(|&byte| byte != 0);
                     break;
                 }
             }
@@ -221,19 +220,29 @@ fn step(window: &mut Window<'_>, key: Key, offset: u64, pos: u64) -> io::Result<
         None => back_of(window, key, offset, pos)?,
     };
     let Some(header) = header else {
-        return Ok(Step::Nothing);
+        // Either nothing of the header was written, or nothing behind it.
+        let area = window.view(offset, PAGE_RECORD)?;
+        let (first, rest) = area.split_at(area.len().min(UNIT));
+        let torn = is_unwritten(first) || rest.iter().all(|&byte| byte == 0);
+        return Ok(Step::Nothing { torn });
     };
     let len = header.record_len();
     let record = window.view(offset, len)?;
     if record.len() < len {
-        return Ok(Step::Nothing);
+        return Ok(Step::Nothing { torn: true });
     }
-    let back = record.get(len.saturating_sub(UNIT)..).unwrap_or(&[]);
-    let back = Header::decode(back, key, true).filter(at_pos);
+    let last = record.get(len.saturating_sub(UNIT)..).unwrap_or(&[]);
+    let back = Header::decode(last, key, true).filter(at_pos);
     let mut bad = u32::from(front.is_none()).saturating_add(u32::from(back.is_none()));
     let payload = |from: usize| {
         let bytes = record.get(from..)?.get(..header.payload_len())?;
         (Header::sum(header.kind, header.slot, bytes) == header.crc).then_some(from)
+    };
+    let first = record.get(..UNIT).unwrap_or(&[]);
+    let between = record.get(UNIT..len.saturating_sub(UNIT)).unwrap_or(&[]);
+    let torn = match (front, back) {
+        (Some(_), Some(_)) => is_unwritten(between),
+        _ => (front.is_some() || is_unwritten(first)) && (back.is_some() || is_unwritten(last)),
     };
     let second = UNIT.saturating_add(header.payload_room());
     let whole = match (payload(UNIT), header.doubled()) {
@@ -245,7 +254,7 @@ fn step(window: &mut Window<'_>, key: Key, offset: u64, pos: u64) -> io::Result<
             bad = bad.saturating_add(1);
             match payload(second) {
                 Some(from) => Some(from),
-                None => return Ok(Step::Nothing),
+                None => return Ok(Step::Nothing { torn }),
             }
         }
         (found, false) => {
@@ -254,7 +263,7 @@ fn step(window: &mut Window<'_>, key: Key, offset: u64, pos: u64) -> io::Result<
         }
     };
     if bad > 1 {
-        return Ok(Step::Nothing);
+        return Ok(Step::Nothing { torn });
     }
     Ok(Step::Record {
         header,
@@ -262,6 +271,11 @@ fn step(window: &mut Window<'_>, key: Key, offset: u64, pos: u64) -> io::Result<
         whole: whole.is_some(),
         repaired: bad == 1 && whole.is_some(),
     })
+}
+
+/// Whether nothing was ever written there; also where the file ends.
+fn is_unwritten(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0) || bytes.len() < UNIT
 }
 
 /// The second header of a record whose first is bad.

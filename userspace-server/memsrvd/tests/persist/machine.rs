@@ -248,17 +248,29 @@ impl Client {
             }
         }
         // As the client library does it: the slot of a store that failed is freed.
-        let stream = &mut self.streams[number];
-        let freed = |op: &Op| matches!(op.what, What::Free { .. });
-        let last = stream.ops.iter().rposition(|op| op.nak);
-        if let Some(last) = last.filter(|&last| !stream.ops[last + 1..].iter().any(freed)) {
-            if let What::Store { slot, .. } = stream.ops[last].what {
-                let base = slot / 512 * 512;
-                let mask = FreeMask::ALL;
-                if stream.session.is_some() {
-                    self.ask(machine, What::Free { base, mask });
-                }
+        let stream = &self.streams[number];
+        let frees = |op: &Op, slot: u64| match &op.what {
+            What::Free { base, mask } => {
+                *base == slot / 512 * 512 && mask.contains((slot % 512) as usize)
             }
+            What::Store { .. } => false,
+        };
+        let failed = stream
+            .ops
+            .iter()
+            .enumerate()
+            .find_map(|(index, op)| match op.what {
+                What::Store { slot, .. } if op.nak => {
+                    let rest = &stream.ops[index + 1..];
+                    (!rest.iter().any(|op| frees(op, slot))).then_some(slot)
+                }
+                _ => None,
+            });
+        if let (Some(slot), true) = (failed, stream.session.is_some()) {
+            let mut mask = FreeMask::EMPTY;
+            mask.insert((slot % 512) as usize);
+            let base = slot / 512 * 512;
+            self.ask(machine, What::Free { base, mask });
         }
     }
 
@@ -302,6 +314,7 @@ impl Client {
             }
         }
     }
+
 
     /// How many operations are not acknowledged.
     pub fn owed(&self) -> usize {
@@ -383,9 +396,10 @@ impl Client {
             match message {
                 Message::Page { crc, .. } => {
                     assert_eq!(crc, memsrvd::batch::checksum(Slot(slot), payload));
-                    let seeds = 0..self.next_seed;
-                    let seed = seeds.into_iter().find(|&seed| stamp(slot, seed) == payload);
-                    return Got::Page(seed.expect("bytes that were never stored"));
+                    let seed = u64::from_le_bytes(*payload.first_chunk().unwrap());
+                    let whole = stamp(slot, seed) == payload;
+                    assert!(whole, "bytes that were never stored");
+                    return Got::Page(seed);
                 }
                 Message::NoPage { status, .. } => {
                     return match status {

@@ -3,12 +3,16 @@
 //! The log: what a restart gives back, whatever the disk and the power did meanwhile.
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 #[expect(
     dead_code,
     reason = "the other tests' tools, of which a part is used here"
 )]
 #[path = "../server/entry.rs"]
 mod entry;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]

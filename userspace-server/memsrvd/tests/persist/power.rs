@@ -132,7 +132,7 @@ fn run(seed: u64, ack: bool, arena: Arena) -> Arena {
 #[test]
 fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
     let mut arena = arena();
-    for seed in seeds(150) {
+    for seed in seeds(60) {
         arena = run(seed, true, arena);
     }
 }
@@ -140,7 +140,7 @@ fn a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged() {
 #[test]
 fn where_acknowledgements_do_not_wait_a_power_cut_begins_a_new_instance() {
     let mut arena = arena();
-    for seed in seeds(40) {
+    for seed in seeds(20) {
         arena = run(seed, false, arena);
     }
 }
