@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use memsrv_protocol::FreeMask;
 use memsrvd::arena::Arena;
+use memsrvd::num::to_usize;
 use memsrvd::persist::format::{segment_name, Head, Kind, PAGE_RECORD};
 use memsrvd::persist::scan::{scan, Found, Outcome};
 
@@ -87,7 +88,7 @@ fn read(sim: &Sim) -> Option<BTreeMap<u64, Got>> {
             }
             Kind::Free => {
                 let mask = FreeMask(*found.payload.first_chunk().unwrap());
-                slots.retain(|slot, _| !mask.contains((slot - header.slot.0) as usize));
+                slots.retain(|slot, _| !mask.contains(to_usize(slot - header.slot.0)));
             }
             Kind::Begin | Kind::End => {}
         }
@@ -160,7 +161,7 @@ fn a_sector_of_nonsense_never_makes_wrong_bytes() {
             let damaged = sim.copy();
             damaged.edit(&name, |bytes| {
                 let to = bytes.len().min(at + 512);
-                bytes[at..to].fill_with(|| random.next() as u8);
+                bytes[at..to].fill_with(|| random.next().to_le_bytes()[0]);
             });
             arena = must_be_sound(&damaged, &client, arena, &mut seen);
         }

@@ -3,6 +3,7 @@
 //! The disk fills up, or fails; and however much is written, the log does not outgrow its bound.
 
 use memsrv_protocol::{FreeMask, Status};
+use memsrvd::num::to_u64;
 use memsrvd::persist::{Health, PersistReport};
 
 use crate::machine::*;
@@ -196,7 +197,7 @@ fn the_log_keeps_within_its_bound_however_much_is_written() {
     let mut random = Random(1);
     while report(&machine).compactions < 6 {
         // Also where all pages there are are in use, and only one of them is ever changed.
-        let pages = PAGES as u64;
+        let pages = to_u64(PAGES);
         let slot = if written < pages {
             written
         } else {

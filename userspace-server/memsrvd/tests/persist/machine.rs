@@ -9,6 +9,7 @@ use memsrv_protocol::*;
 use memsrvd::arena::{lock, Arena};
 use memsrvd::config::Limits;
 use memsrvd::error::StartError;
+use memsrvd::num::{to_u64, to_usize};
 use memsrvd::persist::writer::Writer;
 use memsrvd::persist::{disk_bound, recover, Options};
 use memsrvd::regions::Shared;
@@ -95,7 +96,7 @@ impl Machine {
     }
 
     pub fn bound(&self) -> u64 {
-        disk_bound(&self.options, REGIONS, PAGES as u64)
+        disk_bound(&self.options, REGIONS, to_u64(PAGES))
     }
 
     pub fn instance(&self) -> Instance {
@@ -169,9 +170,9 @@ impl Client {
             }
             let hello = Hello {
                 instance: before,
-                stream: number as u16,
+                stream: u16::try_from(number).unwrap(),
                 streams: 2,
-                issued: Seq(stream.ops.len() as u64),
+                issued: Seq(to_u64(stream.ops.len())),
                 ..hello(&self.name, self.life)
             };
             stream.session = Some(Session::new(machine.shared.clone(), Arc::new(Nobody)));
@@ -217,7 +218,7 @@ impl Client {
 
     fn ask(&mut self, machine: &mut Machine, what: What) {
         let (What::Store { slot, .. } | What::Free { base: slot, .. }) = &what;
-        let number = (slot / 512 % 2) as usize;
+        let number = to_usize(slot / 512 % 2);
         let stream = &mut self.streams[number];
         stream.input.extend(bytes(stream.ops.len(), &what));
         stream.ops.push(Op { what, nak: false });
@@ -251,7 +252,7 @@ impl Client {
         let stream = &self.streams[number];
         let frees = |op: &Op, slot: u64| match &op.what {
             What::Free { base, mask } => {
-                *base == slot / 512 * 512 && mask.contains((slot % 512) as usize)
+                *base == slot / 512 * 512 && mask.contains(to_usize(slot % 512))
             }
             What::Store { .. } => false,
         };
@@ -268,7 +269,7 @@ impl Client {
             });
         if let (Some(slot), true) = (failed, stream.session.is_some()) {
             let mut mask = FreeMask::EMPTY;
-            mask.insert((slot % 512) as usize);
+            mask.insert(to_usize(slot % 512));
             let base = slot / 512 * 512;
             self.ask(machine, What::Free { base, mask });
         }
@@ -294,27 +295,26 @@ impl Client {
             match message {
                 Message::Welcome => {
                     let welcome = Welcome::decode(payload.first_chunk().unwrap()).unwrap();
-                    assert!(welcome.executed.0 <= stream.ops.len() as u64);
+                    assert!(welcome.executed.0 <= to_u64(stream.ops.len()));
                     stream.executed = welcome.executed.0;
                     if self.instance != welcome.instance {
                         self.instance = welcome.instance;
                     }
                 }
                 Message::Ack { seq } => {
-                    let acked = seq.0 as usize;
+                    let acked = to_usize(seq.0);
                     assert!(acked >= stream.acked && acked <= stream.ops.len());
                     stream.acked = acked;
                 }
                 Message::Nak { seq, status } => {
                     assert_eq!(status, Status::Full);
-                    stream.ops[seq.0 as usize - 1].nak = true;
+                    stream.ops[to_usize(seq.0) - 1].nak = true;
                 }
                 Message::Refused { status, .. } => self.refused = Some(status),
                 other => panic!("{other:?}"),
             }
         }
     }
-
 
     /// How many operations are not acknowledged.
     pub fn owed(&self) -> usize {
@@ -368,7 +368,7 @@ impl Client {
                     }
                     What::Free { base, mask } => {
                         for index in mask.indices() {
-                            set(base + index as u64, Got::Nothing, false);
+                            set(base + to_u64(index), Got::Nothing, false);
                         }
                     }
                 }
@@ -383,7 +383,7 @@ impl Client {
 
     /// What a slot holds.
     pub fn load(&mut self, slot: u64) -> Got {
-        let stream = &mut self.streams[(slot / 512 % 2) as usize];
+        let stream = &mut self.streams[to_usize(slot / 512 % 2)];
         let load = Message::Load {
             tag: Tag(slot),
             slot: Slot(slot),
@@ -409,7 +409,7 @@ impl Client {
                     }
                 }
                 // The disk got further meanwhile.
-                Message::Ack { seq } => stream.acked = seq.0 as usize,
+                Message::Ack { seq } => stream.acked = to_usize(seq.0),
                 other => panic!("{other:?}"),
             }
         }
@@ -469,7 +469,7 @@ fn stamp(slot: u64, seed: u64) -> [u8; PAGE_SIZE] {
 }
 
 fn bytes(index: usize, what: &What) -> Vec<u8> {
-    let seq = index as u64 + 1;
+    let seq = to_u64(index) + 1;
     match what {
         What::Store { slot, seed } => store_bytes(seq, *slot, &stamp(*slot, *seed)),
         What::Free { base, mask } => free_bytes(seq, *base, mask),

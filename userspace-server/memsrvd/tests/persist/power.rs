@@ -6,6 +6,7 @@
 
 use memsrv_protocol::FreeMask;
 use memsrvd::arena::Arena;
+use memsrvd::num::to_usize;
 
 use crate::machine::*;
 use crate::sim::{Faults, Random, Sim};
@@ -29,7 +30,7 @@ impl Drop for Seed {
 }
 
 fn anything(random: &mut Random, clients: &mut [Client], machine: &mut Machine) {
-    let client = &mut clients[random.below(2) as usize];
+    let client = &mut clients[to_usize(random.below(2))];
     let slot = random.below(4) * 512 + random.below(8);
     match random.below(100) {
         0..60 => client.store(machine, slot),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use memsrvd::num::{to_u64, to_usize};
 use memsrvd::persist::disk::Disk;
 
 const SECTOR: usize = 512;
@@ -107,10 +108,10 @@ impl Sim {
     pub fn after_power_cut(&self, random: &mut Random) -> Sim {
         let state = self.0.lock().unwrap();
         let mut new = State::default();
-        let versions = state.versions.len() as u64;
+        let versions = to_u64(state.versions.len());
         let names = match versions {
             0 => &state.names,
-            n => &state.versions[random.below(n) as usize],
+            n => &state.versions[to_usize(random.below(n))],
         };
         let style = random.below(4);
         for (name, &inode) in names {
@@ -187,7 +188,7 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        let len = |inode: &usize| self.inodes[*inode].view.len() as u64;
+        let len = |inode: &usize| to_u64(self.inodes[*inode].view.len());
         self.names.values().map(len).sum()
     }
 
@@ -244,13 +245,13 @@ impl Disk for Sim {
         state.rename(|names| {
             names.insert(name.to_owned(), inode);
         });
-        state.change(name, Change::Cut(len as usize))
+        state.change(name, Change::Cut(to_usize(len)))
     }
 
     fn read(&mut self, name: &str, offset: u64, to: &mut [u8]) -> io::Result<usize> {
         let mut state = self.0.lock().unwrap();
         let view = &state.inode(name)?.view;
-        let from = view.len().min(offset as usize);
+        let from = view.len().min(to_usize(offset));
         let len = to.len().min(view.len() - from);
         to[..len].copy_from_slice(&view[from..from + len]);
         Ok(len)
@@ -258,7 +259,7 @@ impl Disk for Sim {
 
     fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        let write = Change::Write(offset as usize, bytes.to_vec());
+        let write = Change::Write(to_usize(offset), bytes.to_vec());
         state.step(|state| state.change(name, write.clone()).unwrap())?;
         state.change(name, write)
     }
@@ -283,7 +284,7 @@ impl Disk for Sim {
 
     fn truncate(&mut self, name: &str, len: u64) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
-        let cut = Change::Cut(len as usize);
+        let cut = Change::Cut(to_usize(len));
         state.step(|state| state.change(name, cut.clone()).unwrap())?;
         state.change(name, cut)
     }
