@@ -185,6 +185,37 @@ fn a_full_disk_refuses_stores_until_it_has_room() {
     client.check(true);
 }
 
+/// The disk is slow: stores are refused as the queue fills, loads are answered all the while, and a free that
+/// finds no room waits for the next group and no longer.
+#[test]
+fn a_full_queue_refuses_stores_answers_loads_and_lets_frees_wait() {
+    for ack in [false, true] {
+        let sim = Sim::default();
+        let mut machine = Machine::boot(&sim, arena(), &options(ack, 44 * 1024))
+            .ok()
+            .unwrap();
+        let mut client = Client::new("a");
+        client.connect(&mut machine);
+        client.store(&mut machine, 0);
+        settle(&mut client, &mut machine);
+        let before = sim.operations();
+        while !client.was_refused() {
+            client.store(&mut machine, 1);
+            assert_eq!(client.load(0), Got::Page(1));
+        }
+        assert_eq!(sim.operations(), before, "it waited for the disk");
+        // There is room for these beside the pages; and when that is used up the harness, in place of the
+        // writer's thread, writes a group.
+        for _ in 0..1000 {
+            client.free(&mut machine, 0, FreeMask::EMPTY);
+            assert_eq!(client.load(0), Got::Page(1));
+        }
+        assert!(sim.operations() > before, "frees took no room");
+        settle(&mut client, &mut machine);
+        client.check(true);
+    }
+}
+
 /// All pages, overwritten many times: old segments go, and what is left is the newest.
 #[test]
 fn the_log_keeps_within_its_bound_however_much_is_written() {

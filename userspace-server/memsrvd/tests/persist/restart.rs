@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use assert_cmd::cargo::CommandCargoExt;
+use clap::Parser;
+use memsrvd::config::{Args, Config};
 use rustix::process::{kill_process, Pid, Signal};
 
 use crate::support::*;
@@ -173,6 +175,33 @@ fn a_server_that_was_killed_has_all_that_it_acknowledged_if_acknowledgements_wai
     for known in &known {
         known.resumes(&server);
     }
+}
+
+/// The same from the configuration file.
+#[test]
+fn the_file_says_where_to_keep_pages_and_when_to_acknowledge() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("file.toml"), dir.path().join("log"));
+    let text = format!("persist = {log:?}\npersist_ack = true\n");
+    fs::write(&file, text).unwrap();
+    let config = Config::resolve(Args::parse_from([
+        "memsrvd",
+        "--capacity",
+        "16M",
+        "--config",
+        file.to_str().unwrap(),
+    ]));
+    let options = config.unwrap().persist.unwrap();
+    assert_eq!((options.dir, options.ack), (log, true));
+    let alone = Config::resolve(Args::parse_from([
+        "memsrvd",
+        "--capacity",
+        "16M",
+        "--persist-ack",
+    ]));
+    let error = alone.unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("--persist DIR"), "{error}");
 }
 
 #[test]
