@@ -174,7 +174,10 @@ fn a_sector_of_nonsense_never_makes_wrong_bytes() {
             arena = must_be_sound(&damaged, &client, arena, &mut seen);
         }
         let [refused, anew, damaged, _] = seen;
-        assert!(refused == 0 && anew > 0 && (damaged > 0 || zeroes), "{seen:?}");
+        assert!(
+            refused == 0 && anew > 0 && (damaged > 0 || zeroes),
+            "{seen:?}"
+        );
     }
 }
 

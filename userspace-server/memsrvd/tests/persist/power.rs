@@ -53,6 +53,29 @@ fn anything(random: &mut Random, clients: &mut [Client], machine: &mut Machine) 
     }
 }
 
+/// Everything that was acknowledged is there before anything is sent again, and everything after that.
+fn check(machine: &mut Machine, clients: &mut [Client]) {
+    for client in clients.iter() {
+        let mut copy = client.silent();
+        copy.connect(machine);
+        for (slot, may) in client.may_hold() {
+            let got = copy.load(slot);
+            assert!(
+                may.contains(&got),
+                "slot {slot} holds {got:?}, not one of {may:?}"
+            );
+        }
+    }
+    for client in clients.iter_mut() {
+        assert!(client.connect(machine));
+    }
+    while machine.writer.step() {}
+    for client in clients {
+        client.settle();
+        client.check(true);
+    }
+}
+
 /// One run of ups and downs; gives back the arena and how many compactions were done.
 fn run(seed: u64, ack: bool, arena: Arena) -> Arena {
     let _seed = Seed(seed);
@@ -103,28 +126,7 @@ fn run(seed: u64, ack: bool, arena: Arena) -> Arena {
             assert_eq!(machine.shared.used_pages(), 0);
             clients = [Client::new("a"), Client::new("b")];
         }
-        // Before anything is sent again.
-        for client in &mut clients {
-            let may = client.may_hold();
-            let mut copy = client.silent();
-            copy.connect(&mut machine);
-            for (slot, may) in may {
-                let got = copy.load(slot);
-                assert!(
-                    may.contains(&got),
-                    "slot {slot} holds {got:?}, not one of {may:?}"
-                );
-            }
-            copy.disconnect();
-        }
-        for client in &mut clients {
-            assert!(client.connect(&mut machine));
-        }
-        while machine.writer.step() {}
-        for client in &mut clients {
-            client.settle();
-            client.check(true);
-        }
+        check(&mut machine, &mut clients);
     }
     clients.iter_mut().for_each(Client::disconnect);
     machine.off()
@@ -144,4 +146,59 @@ fn where_acknowledgements_do_not_wait_a_power_cut_begins_a_new_instance() {
     for seed in seeds(20) {
         arena = run(seed, false, arena);
     }
+}
+
+/// The same, but the power goes while the log is being compacted.
+#[test]
+fn a_power_cut_during_a_compaction_loses_nothing_that_was_acknowledged() {
+    let mut arena = arena();
+    let options = options(true, 44 * 1024);
+    let mut during = 0;
+    for seed in seeds(40) {
+        let _seed = Seed(seed);
+        let mut random = Random(seed);
+        let sim = Sim::default();
+        let mut clients = [Client::new("a"), Client::new("b")];
+        let mut machine = Machine::boot(&sim, arena, &options).ok().unwrap();
+        let report = |machine: &Machine| {
+            let log = machine.shared.persist.as_ref().unwrap();
+            log.report(machine.shared.used_pages())
+        };
+        for client in &mut clients {
+            client.connect(&mut machine);
+        }
+        for slot in 0.. {
+            clients[0].store(&mut machine, slot % 40);
+            machine.writer.step();
+            clients[0].settle();
+            if report(&machine).compacting {
+                break;
+            }
+        }
+        sim.faults(Faults {
+            cut: Some(sim.operations() + 1 + random.below(30)),
+            ..Faults::default()
+        });
+        while !sim.is_dead() {
+            during += u64::from(report(&machine).compacting);
+            anything(&mut random, &mut clients, &mut machine);
+        }
+        for client in &mut clients {
+            client.settle();
+            client.refused = None;
+            client.disconnect();
+        }
+        let before = machine.instance();
+        arena = machine.off();
+        let sim = sim.after_power_cut(&mut random);
+        machine = Machine::boot(&sim, arena, &options).ok().unwrap();
+        assert_eq!(machine.instance(), before, "another instance");
+        check(&mut machine, &mut clients);
+        clients.iter_mut().for_each(Client::disconnect);
+        arena = machine.off();
+    }
+    assert!(
+        during > 40,
+        "the power seldom went during a compaction: {during}"
+    );
 }
