@@ -240,6 +240,15 @@ impl Table {
         total
     }
 
+    /// Puts the numbers of a shard's clusters behind `to`; false if there is no such shard.
+    pub fn cluster_numbers(&self, shard: usize, to: &mut Vec<u64>) -> bool {
+        let Some(shard) = self.shards.get(shard) else {
+            return false;
+        };
+        to.extend(lock(shard).clusters.keys());
+        true
+    }
+
     /// How many pages there are.
     pub fn pages(&self) -> u64 {
         self.shards.iter().map(|shard| lock(shard).pages).sum()

@@ -18,6 +18,7 @@
 //!
 //! Lock order: the queue's lock is taken under a stream's, and none under it.
 
+mod put;
 mod queue;
 mod source;
 mod thread;
