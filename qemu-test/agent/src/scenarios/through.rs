@@ -317,6 +317,7 @@ pub fn zswap(guest: &mut Guest) -> Result<()> {
     // The newest are in zswap, not on the disk; those that the server has are asked of it in vain.
     guest.host.pause_server()?;
     filler.verify()?;
+    expect_at_least(guest, "disk_reads", 1)?;
     vm::set_zswap("enabled", "N")?;
     filler.perform("rewrite")?;
     evict_all(&cgroup, &spec)?;
