@@ -345,6 +345,11 @@ const TABLE: &[Entry] = &[
         through::both,
     ),
     Entry::new(
+        "through-kinds",
+        "huge folios, shared memory, zero pages",
+        through::kinds,
+    ),
+    Entry::new(
         "through-killed",
         "the server dies under pressure: the disk has all",
         through::killed,

@@ -4,13 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::losses::renamed;
 use crate::guest::{module, poll, vm, Guest, Swap};
+use crate::pattern::Spec;
+use crate::sys::Kind;
 
 /// Room for all that a scenario stores at once, and patience with a busy machine.
 const ALL: &str = "disk=through inflight=8192 silence_ms=20000";
@@ -87,6 +89,48 @@ pub fn both(guest: &mut Guest) -> Result<()> {
     filler.end()?;
     ensure!(guest.stat("disk_reads")? == 0, "some loads failed");
     end(guest, &disk)
+}
+
+/// Huge folios, shared memory and zero pages: from the server while it is there, and then from the disk.
+pub fn kinds(guest: &mut Guest) -> Result<()> {
+    vm::set_huge_pages("always")?;
+    let disk = begin(guest, ROOMY, ALL)?;
+    let mut programs = Vec::new();
+    for (name, kind, zero_every) in [
+        ("through-huge", Kind::Huge, 0),
+        ("through-shared", Kind::Shared, 0),
+        ("through-zero", Kind::Small, 2),
+    ] {
+        let spec = Spec {
+            kind,
+            zero_every,
+            ..small(PAGES / 2, 91)
+        };
+        let (cgroup, mut filler) = evicted(guest, name, spec)?;
+        settled(guest)?;
+        filler.verify()?;
+        filler.perform("rewrite")?;
+        evict_all(&cgroup, &spec)?;
+        programs.push(filler);
+    }
+    expect_at_least(guest, "loaded_pages", 8000)?;
+    settled(guest)?;
+    let read = disk.pages_read()?;
+    let [first, rest @ ..] = programs.as_mut_slice() else {
+        bail!("no programs");
+    };
+    first.expect_right("shuffled")?;
+    guest.host.kill_server()?;
+    for filler in rest {
+        filler.expect_right("shuffled")?;
+    }
+    expect_disk_reads(guest, disk.pages_read()? - read)?;
+    for filler in programs {
+        filler.end()?;
+    }
+    nothing_failed(guest)?;
+    disk.off()?;
+    guest.rmmod()
 }
 
 /// The server is killed under pressure, with pages out: nothing fails, and nothing takes long.
@@ -317,6 +361,7 @@ pub fn zswap(guest: &mut Guest) -> Result<()> {
     // The newest are in zswap, not on the disk; those that the server has are asked of it in vain.
     guest.host.pause_server()?;
     filler.verify()?;
+    expect_at_least(guest, "disk_reads", 1)?;
     vm::set_zswap("enabled", "N")?;
     filler.perform("rewrite")?;
     evict_all(&cgroup, &spec)?;
