@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module running-module demo test check clean distclean refresh
+.PHONY: all help prepare user tools test-module running-module demo test test-faults check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -89,6 +89,9 @@ demo: ## a guest of 256 MB runs programs of several times that on a server's RAM
 
 test: guest-ready ## every test; last line: N passed, N failed
 	@$(ENV)/as-root $(ENV)/run-tests.sh $(FILTER)
+
+test-faults: guest-ready ## the fault matrix: each fault at each moment in each mode; build/faults.md
+	@$(ENV)/as-root $(B)/qemu-test faults $(FILTER)
 
 check: MAKE_IN = $(ROOT) make
 check: prepare-build ## the cheap gates: formatting, lints, documentation

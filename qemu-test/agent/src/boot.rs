@@ -52,11 +52,11 @@ fn run(name: &str, host: &mut Host) -> Outcome {
         name: name.to_owned(),
         ..Outcome::default()
     };
-    match scenarios::all().iter().find(|entry| entry.name == name) {
+    match scenarios::all().find(|entry| entry.name() == name) {
         None => outcome.error = Some(format!("there is no scenario {name}")),
         Some(entry) => {
             let mut guest = Guest::new(host);
-            let ran = (entry.run)(&mut guest);
+            let ran = entry.run(&mut guest);
             let tidied = guest.tidy();
             outcome.figures = std::mem::take(&mut guest.figures);
             outcome.clean = tidied.is_ok();

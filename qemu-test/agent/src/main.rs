@@ -42,10 +42,7 @@ fn other_program(arguments: &[String]) -> Result<()> {
         .context("usage: qemu-test-agent list | pattern ... | run ... (or PID 1 of a guest)")?;
     match name.as_str() {
         "list" => {
-            let all: Vec<_> = scenarios::all()
-                .iter()
-                .map(|entry| entry.listing())
-                .collect();
+            let all: Vec<_> = scenarios::all().map(|entry| entry.listing()).collect();
             println!("{}", serde_json::to_string_pretty(&all)?);
             Ok(())
         }

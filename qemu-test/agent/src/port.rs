@@ -136,6 +136,27 @@ impl Host {
         self.ask(Ask::ResumeServer).map(drop)
     }
 
+    /// For so long the server runs a tenth of the time only.
+    pub fn slow_server(&mut self, time: Duration) -> Result<()> {
+        let ms = u64::try_from(time.as_millis())?;
+        self.ask(Ask::SlowServer(ms)).map(drop)
+    }
+
+    /// The server's connections are reset; says how many.
+    pub fn reset_connections(&mut self) -> Result<u64> {
+        self.count(Ask::ResetConnections)
+    }
+
+    /// One bit is flipped in every so manieth page that the server stores; says in how many.
+    pub fn flip_bits(&mut self, every: u64) -> Result<u64> {
+        self.count(Ask::FlipBits { every })
+    }
+
+    fn count(&mut self, ask: Ask) -> Result<u64> {
+        let value = self.ask(ask)?.context("the host sent no number")?;
+        value.as_u64().context("the host sent something else")
+    }
+
     /// Something else listens on the server's port.
     pub fn fake_server(&mut self, fake: wire::Fake) -> Result<()> {
         self.ask(Ask::FakeServer(fake)).map(drop)

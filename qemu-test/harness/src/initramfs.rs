@@ -12,8 +12,9 @@ use anyhow::{bail, Context, Result};
 
 use crate::tree::Tree;
 
-/// Modules of the test kernel that the guest needs; what is built in is not in modules.dep.
-const DRIVERS: &[&str] = &["virtio_blk", "virtio_net"];
+/// Modules of the test kernel that the guest needs; what is built in is not in modules.dep. Loss and delay
+/// are netem's, which the machine that we run on may lack.
+const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;

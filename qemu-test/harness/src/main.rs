@@ -7,8 +7,10 @@
 
 mod boot;
 mod console;
+mod damage;
 mod demo;
 mod fake;
+mod faults;
 mod initramfs;
 mod network;
 mod server;
@@ -43,6 +45,12 @@ enum Command {
         /// Words.
         filter: Vec<String>,
     },
+    /// Runs the fault matrix, or those of its cells whose name contains one of the words, prints it as tables
+    /// and writes it to build/faults.md.
+    Faults {
+        /// Words.
+        filter: Vec<String>,
+    },
     /// Lists the scenarios.
     List,
 }
@@ -61,7 +69,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<bool> {
     let tree = Tree::find()?;
     if let Command::List = command {
-        for scenario in tree.scenarios()? {
+        for scenario in tree.scenarios()?.iter().filter(|s| s.can_arise()) {
             println!("{:24} {}", scenario.name, scenario.about);
         }
         return Ok(true);
@@ -71,6 +79,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Demo { since } => demo::run(&tree, since),
         Command::Test { filter } => suite::run(&tree, &filter),
+        Command::Faults { filter } => faults::run(&tree, &filter),
         Command::List => Ok(true),
     }
 }

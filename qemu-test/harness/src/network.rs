@@ -58,20 +58,43 @@ fn plain_congestion_control() -> Result<()> {
         .with_context(|| format!("writing to {knob}"))
 }
 
+/// Resets all connections to a port of an address of ours, both ends' buffers lost: the peer gets an RST in
+/// the midst of whatever it was sending or receiving. Says how many there were.
+pub fn reset_connections(own: &str, port: u16) -> Result<usize> {
+    let place = format!("{own}:{port}");
+    // -K needs CONFIG_INET_DIAG_DESTROY; without it, it does nothing and says nothing.
+    let words = [
+        "-K",
+        "-H",
+        "-t",
+        "-n",
+        "state",
+        "established",
+        "src",
+        &place,
+    ];
+    Ok(run("ss", &words)?.lines().count())
+}
+
 /// Runs ip(8).
 pub fn ip(words: &[&str]) -> Result<()> {
+    run("ip", words).map(drop)
+}
+
+/// Runs a program of iproute2; what it printed.
+fn run(program: &str, words: &[&str]) -> Result<String> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let output = Command::new("ip")
+    let output = Command::new(program)
         .args(words)
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .output()
-        .context("running ip (of iproute2)")?;
+        .with_context(|| format!("running {program} (of iproute2)"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "ip {}: {}",
+        "{program} {}: {}",
         words.join(" "),
         said.trim()
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -10,6 +10,7 @@ use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{self as wire, Answer, Ask};
 use rustix::process::{kill_process, Pid, Signal};
 
+use crate::damage;
 use crate::fake::FakeServer;
 use crate::network;
 use crate::tree::Tree;
@@ -66,6 +67,16 @@ impl<'a> Outside<'a> {
             }
             Ask::PauseServer => self.signal(Signal::STOP)?,
             Ask::ResumeServer => self.signal(Signal::CONT)?,
+            Ask::SlowServer(ms) => self.slow(Duration::from_millis(ms))?,
+            Ask::ResetConnections => {
+                let reset = network::reset_connections(self.host(), wire::SERVER_PORT)?;
+                return Ok(Answer::Status(reset.into()));
+            }
+            Ask::FlipBits { every } => {
+                let server = self.server().as_ref().context("no server runs")?;
+                let flipped = damage::flip_bits(server.id(), every)?;
+                return Ok(Answer::Status(flipped.into()));
+            }
             Ask::ServerStatus => return self.status().map(Answer::Status),
             Ask::FakeServer(kind) => {
                 self.fake = None;
@@ -139,12 +150,16 @@ impl<'a> Outside<'a> {
             .open(&log_path)
             .with_context(|| format!("opening {}", log_path.display()))?;
         let begin = log.metadata().context("measuring memsrvd's log")?.len();
+        let arguments = arguments
+            .iter()
+            .map(|word| self.argument(word))
+            .collect::<Result<Vec<String>>>()?;
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(self.tree.file("memsrvd")?)
             .args(["--capacity", capacity])
-            .args(arguments);
+            .args(&arguments);
         if !arguments.iter().any(|word| word == "--listen") {
             command.args(["--listen", &self.address()]);
         }
@@ -173,6 +188,34 @@ impl<'a> Outside<'a> {
             std::thread::sleep(Duration::from_millis(10));
         }
         *self.server() = Some(server);
+        Ok(())
+    }
+
+    /// A word for the server's command line; `@NAME` is a directory.
+    fn argument(&self, word: &str) -> Result<String> {
+        let Some(name) = word.strip_prefix('@') else {
+            return Ok(word.to_owned());
+        };
+        let directory = self.kept().join(name);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("making {}", directory.display()))?;
+        Ok(directory.display().to_string())
+    }
+
+    /// Where servers keep what outlives them, until the scenario ends.
+    fn kept(&self) -> PathBuf {
+        self.logs.join("kept")
+    }
+
+    /// Lets it run 10 ms of each 100.
+    fn slow(&mut self, time: Duration) -> Result<()> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            self.signal(Signal::STOP)?;
+            std::thread::sleep(Duration::from_millis(90));
+            self.signal(Signal::CONT)?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 
@@ -227,6 +270,8 @@ impl Drop for Outside<'_> {
             let _ = server.kill();
             let _ = server.wait();
         }
+        // Hundreds of megabytes that a passed scenario need not leave behind, nor a failed one.
+        let _ = fs::remove_dir_all(self.kept());
         if let Some(host) = self.unreachable {
             let _ = network::address("add", host);
         }

@@ -53,12 +53,55 @@ pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
             [] => scenario.in_test,
             words => words.iter().any(|word| scenario.name.contains(word)),
         })
+        .filter(Scenario::can_arise)
         .collect();
     ensure!(
         !chosen.is_empty(),
         "no scenario's name contains {}",
         filter.join(" or ")
     );
+    let ended = run_these(tree, chosen)?;
+    let summary = format!("{} {}\n", ended.passed(), ended.failed());
+    let path = tree.log_root().join("guest-summary");
+    fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;
+    Ok(ended.failed() == 0)
+}
+
+/// How scenarios ended.
+pub struct Ended {
+    /// Each one, in the order in which they ran.
+    pub results: Vec<Done>,
+    /// Guests that did not switch off when they should.
+    stuck: Vec<String>,
+}
+
+/// A scenario that ran.
+pub struct Done {
+    /// Its name.
+    pub name: String,
+    /// Why it failed; none if it passed.
+    pub error: Option<String>,
+    /// What it measured.
+    pub figures: BTreeMap<String, u64>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Ended {
+    /// How many passed.
+    pub fn passed(&self) -> usize {
+        let passed = |done: &&Done| done.error.is_none();
+        self.results.iter().filter(passed).count()
+    }
+
+    /// How many did not.
+    pub fn failed(&self) -> usize {
+        self.results.len() - self.passed() + self.stuck.len()
+    }
+}
+
+/// Runs these, those with equal machines in one boot, and says how each ended.
+pub fn run_these(tree: &Tree, chosen: Vec<Scenario>) -> Result<Ended> {
     let mut groups: BTreeMap<Machine, Vec<Scenario>> = BTreeMap::new();
     for scenario in chosen {
         groups
@@ -69,8 +112,10 @@ pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
     let mut suite = Suite {
         tree,
         boots: 0,
-        passed: 0,
-        failed: Vec::new(),
+        ended: Ended {
+            results: Vec::new(),
+            stuck: Vec::new(),
+        },
     };
     let started = Instant::now();
     for (machine, scenarios) in &groups {
@@ -78,25 +123,26 @@ pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
     }
     println!(
         "guests: {} passed, {} failed, {} boots, {} s",
-        suite.passed,
-        suite.failed.len(),
+        suite.ended.passed(),
+        suite.ended.failed(),
         suite.boots,
         started.elapsed().as_secs()
     );
-    for name in &suite.failed {
+    let failed = suite
+        .ended
+        .results
+        .iter()
+        .filter(|done| done.error.is_some());
+    for name in failed.map(|done| &done.name).chain(&suite.ended.stuck) {
         println!("  failed: {name} (build/test-logs/{name}/)");
     }
-    let summary = format!("{} {}\n", suite.passed, suite.failed.len());
-    let path = tree.log_root().join("guest-summary");
-    fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;
-    Ok(suite.failed.is_empty())
+    Ok(suite.ended)
 }
 
 struct Suite<'a> {
     tree: &'a Tree,
     boots: u32,
-    passed: u32,
-    failed: Vec<String>,
+    ended: Ended,
 }
 
 impl Suite<'_> {
@@ -121,12 +167,12 @@ impl Suite<'_> {
                     usable: false,
                 },
             };
-            self.report(scenario, &verdict, &logs)?;
+            self.report(scenario, verdict, &logs)?;
         }
         if let Some(guest) = guest {
             if let Err(error) = guest.power_off() {
                 println!("       {error:#}");
-                self.failed.push(format!("boot-{}", self.boots));
+                self.ended.stuck.push(format!("boot-{}", self.boots));
             }
         }
         Ok(())
@@ -147,7 +193,7 @@ impl Suite<'_> {
         Ok(guest)
     }
 
-    fn report(&mut self, scenario: &Scenario, verdict: &Verdict, logs: &Path) -> Result<()> {
+    fn report(&mut self, scenario: &Scenario, verdict: Verdict, logs: &Path) -> Result<()> {
         let word = if verdict.error.is_some() {
             "FAIL"
         } else {
@@ -162,17 +208,19 @@ impl Suite<'_> {
             "{word}\nseconds {:.1}\nfigures {figures}\n",
             verdict.seconds
         );
-        match &verdict.error {
-            None => self.passed += 1,
-            Some(error) => {
-                for line in error.lines() {
-                    println!("            {line}");
-                }
-                result.push_str(error);
-                result.push('\n');
-                self.failed.push(scenario.name.clone());
+        if let Some(error) = &verdict.error {
+            for line in error.lines() {
+                println!("            {line}");
             }
+            result.push_str(error);
+            result.push('\n');
         }
+        self.ended.results.push(Done {
+            name: scenario.name.clone(),
+            error: verdict.error,
+            figures: verdict.figures,
+            seconds: verdict.seconds,
+        });
         fs::write(logs.join("result"), result).context("writing a result")
     }
 }

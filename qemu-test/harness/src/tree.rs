@@ -67,6 +67,25 @@ impl Tree {
         Ok(path)
     }
 
+    /// A place in build/ for something that is made.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.build.join(name)
+    }
+
+    /// What is checked out, as git says it; `unknown` without git.
+    pub fn revision(&self) -> String {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(&self.build)
+            .args(["-c", "safe.directory=*", "describe", "--always", "--dirty"])
+            .output();
+        output
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            .unwrap_or_else(|| "unknown".to_owned())
+    }
+
     /// The directory of all logs.
     pub fn log_root(&self) -> PathBuf {
         self.build.join("test-logs")

@@ -52,6 +52,33 @@ pub struct Scenario {
     pub module: bool,
     /// Whether `test` runs it; the demo is run by `demo` alone.
     pub in_test: bool,
+    /// Its place in the fault matrix, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cell: Option<Cell>,
+}
+
+/// A cell of the fault matrix: what befalls whom, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// How pages are kept: the table.
+    pub mode: String,
+    /// What happens: the row.
+    pub fault: String,
+    /// When it happens: the column.
+    pub moment: String,
+    /// Whether a program may be ended there because a page of its is gone.
+    pub loss_allowed: bool,
+    /// Why the cell cannot arise; then it is never run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Scenario {
+    /// Whether there is something to run.
+    #[must_use]
+    pub fn can_arise(&self) -> bool {
+        self.cell.as_ref().is_none_or(|cell| cell.reason.is_none())
+    }
 }
 
 /// From the harness to the agent.
@@ -101,7 +128,8 @@ pub struct Row {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ask {
-    /// Start `memsrvd --listen ... --capacity CAPACITY` and further arguments; wait until it listens.
+    /// Start `memsrvd --listen ... --capacity CAPACITY` and further arguments; wait until it listens. An
+    /// argument `@NAME` is a directory of that name which lives as long as the scenario.
     StartServer {
         /// As on its command line, such as `64M`.
         capacity: String,
@@ -118,6 +146,15 @@ pub enum Ask {
     PauseServer,
     /// Let it go on.
     ResumeServer,
+    /// For so many milliseconds let it run a tenth of the time only, by SIGSTOP and SIGCONT.
+    SlowServer(u64),
+    /// Reset its connections, whatever they are in the midst of; the answer says how many there were.
+    ResetConnections,
+    /// Flip one bit in every so manieth page that it stores, behind its back; the answer says in how many.
+    FlipBits {
+        /// Of so many pages that are not zero, one.
+        every: u64,
+    },
     /// What `memsrvctl status --server --json` prints.
     ServerStatus,
     /// Listen in its place with something that is no memory server.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Every scenario, in one table. To add one: write `fn(&mut Guest) -> Result<()>` in a file of its own
-//! or beside its relatives, and give it a line in [`TABLE`].
+//! or beside its relatives, and give it a line in [`TABLE`]. The cells of the fault matrix come from
+//! [`faults`], which has one procedure for all.
 
 mod basic;
 mod common;
 mod demo;
+mod faults;
 mod figures;
 mod kinds;
 mod losses;
@@ -25,34 +27,46 @@ use crate::guest::Guest;
 /// What a scenario does.
 type Scene = fn(&mut Guest) -> Result<()>;
 
+#[derive(Clone, Copy)]
+enum Deed {
+    Scene(Scene),
+    Cell(faults::Cell),
+}
+
 /// One scenario.
+#[derive(Clone, Copy)]
 pub struct Entry {
-    /// Its name.
-    pub name: &'static str,
+    /// A cell makes up its own.
+    name: &'static str,
     about: &'static str,
     machine: Kind,
     limit_s: u64,
     module: bool,
     in_test: bool,
-    /// What it does.
-    pub run: Scene,
+    deed: Deed,
 }
 
 /// The machines there are; few, so that many scenarios share a boot.
 #[derive(Clone, Copy)]
 enum Kind {
+    /// 128 MiB of RAM, else as usual.
+    Small,
     /// 256 MiB of RAM, two processors, two swap disks.
     Usual,
+    /// 512 MiB of RAM, else as usual.
+    Large,
 }
 
 impl Kind {
     fn machine(self) -> Machine {
-        match self {
-            Self::Usual => Machine {
-                memory_mib: 256,
-                cpus: 2,
-                swap_mib: vec![1024, 256],
+        Machine {
+            memory_mib: match self {
+                Self::Small => 128,
+                Self::Usual => 256,
+                Self::Large => 512,
             },
+            cpus: 2,
+            swap_mib: vec![1024, 256],
         }
     }
 }
@@ -66,7 +80,19 @@ impl Entry {
             limit_s: 400,
             module: true,
             in_test: true,
-            run,
+            deed: Deed::Scene(run),
+        }
+    }
+
+    fn cell(cell: faults::Cell) -> Self {
+        Self {
+            name: "",
+            about: "",
+            machine: cell.machine(),
+            limit_s: cell.limit_s(),
+            module: true,
+            in_test: cell.is_quick(),
+            deed: Deed::Cell(cell),
         }
     }
 
@@ -88,22 +114,45 @@ impl Entry {
         Self { limit_s, ..self }
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        match &self.deed {
+            Deed::Scene(_) => self.name.to_owned(),
+            Deed::Cell(cell) => cell.name(),
+        }
+    }
+
+    /// Does it.
+    pub fn run(&self, guest: &mut Guest) -> Result<()> {
+        match &self.deed {
+            Deed::Scene(scene) => scene(guest),
+            Deed::Cell(cell) => cell.run(guest),
+        }
+    }
+
     /// What the harness needs to know.
     pub fn listing(&self) -> Scenario {
         Scenario {
-            name: self.name.to_owned(),
-            about: self.about.to_owned(),
+            name: self.name(),
+            about: match &self.deed {
+                Deed::Scene(_) => self.about.to_owned(),
+                Deed::Cell(cell) => cell.about(),
+            },
             machine: self.machine.machine(),
             limit_s: self.limit_s,
             module: self.module,
             in_test: self.in_test,
+            cell: match &self.deed {
+                Deed::Scene(_) => None,
+                Deed::Cell(cell) => Some(cell.listing()),
+            },
         }
     }
 }
 
-/// The table.
-pub fn all() -> &'static [Entry] {
-    TABLE
+/// The table, and the fault matrix.
+pub fn all() -> impl Iterator<Item = Entry> {
+    TABLE.iter().copied().chain(faults::all().map(Entry::cell))
 }
 
 const TABLE: &[Entry] = &[
