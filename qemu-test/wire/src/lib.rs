@@ -52,6 +52,8 @@ pub struct Scenario {
     pub module: bool,
     /// Whether `test` runs it; the demo is run by `demo` alone.
     pub in_test: bool,
+    /// Whether only the debug kernel can run it.
+    pub debug: bool,
 }
 
 /// From the harness to the agent.

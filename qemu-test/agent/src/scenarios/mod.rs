@@ -5,6 +5,7 @@
 mod basic;
 mod common;
 mod demo;
+mod faults;
 mod kinds;
 mod losses;
 mod mirror;
@@ -31,6 +32,7 @@ pub struct Entry {
     limit_s: u64,
     module: bool,
     in_test: bool,
+    debug: bool,
     /// What it does.
     pub run: Scene,
 }
@@ -63,6 +65,7 @@ impl Entry {
             limit_s: 400,
             module: true,
             in_test: true,
+            debug: false,
             run,
         }
     }
@@ -81,6 +84,13 @@ impl Entry {
         }
     }
 
+    const fn debug(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            debug: true,
+            ..Self::new(name, about, run)
+        }
+    }
+
     const fn within(self, limit_s: u64) -> Self {
         Self { limit_s, ..self }
     }
@@ -94,6 +104,7 @@ impl Entry {
             limit_s: self.limit_s,
             module: self.module,
             in_test: self.in_test,
+            debug: self.debug,
         }
     }
 }
@@ -220,6 +231,30 @@ const TABLE: &[Entry] = &[
         "insmod and rmmod under others' swapping",
         room::unload_busy,
     ),
+    Entry::new(
+        "unload-often",
+        "insmod and rmmod many times under load",
+        room::unload_often,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-atomic",
+        "a part of all allocations that cannot wait fails",
+        faults::atomic,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-ours",
+        "a part of all allocations made on the module's behalf fails",
+        faults::ours,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-insmod",
+        "insmod while allocations fail: loaded, or refused and nothing left",
+        faults::insmod,
+    )
+    .within(600),
     Entry::new(
         "disk-before",
         "pages on disk before insmod",
