@@ -6,10 +6,12 @@
 
 pub mod cgroup;
 pub mod disk;
+pub mod fault;
 pub mod filler;
 pub mod module;
 pub mod program;
 pub mod vm;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

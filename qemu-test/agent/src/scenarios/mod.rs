@@ -8,6 +8,7 @@ mod common;
 mod demo;
 mod faults;
 mod figures;
+mod injected;
 mod kinds;
 mod losses;
 mod mirror;
@@ -43,6 +44,7 @@ pub struct Entry {
     limit_s: u64,
     module: bool,
     in_test: bool,
+    debug: bool,
     deed: Deed,
 }
 
@@ -80,6 +82,7 @@ impl Entry {
             limit_s: 400,
             module: true,
             in_test: true,
+            debug: false,
             deed: Deed::Scene(run),
         }
     }
@@ -92,6 +95,7 @@ impl Entry {
             limit_s: cell.limit_s(),
             module: true,
             in_test: cell.is_quick(),
+            debug: false,
             deed: Deed::Cell(cell),
         }
     }
@@ -106,6 +110,13 @@ impl Entry {
     const fn demo(name: &'static str, about: &'static str, run: Scene) -> Self {
         Self {
             in_test: false,
+            ..Self::new(name, about, run)
+        }
+    }
+
+    const fn debug(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            debug: true,
             ..Self::new(name, about, run)
         }
     }
@@ -142,6 +153,7 @@ impl Entry {
             limit_s: self.limit_s,
             module: self.module,
             in_test: self.in_test,
+            debug: self.debug,
             cell: match &self.deed {
                 Deed::Scene(_) => None,
                 Deed::Cell(cell) => Some(cell.listing()),
@@ -272,6 +284,30 @@ const TABLE: &[Entry] = &[
         "insmod and rmmod under others' swapping",
         room::unload_busy,
     ),
+    Entry::new(
+        "unload-often",
+        "insmod and rmmod many times under load",
+        room::unload_often,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-atomic",
+        "a part of all allocations that cannot wait fails",
+        injected::atomic,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-ours",
+        "a part of all allocations made on the module's behalf fails",
+        injected::ours,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-insmod",
+        "insmod while allocations fail: loaded, or refused and nothing left",
+        injected::insmod,
+    )
+    .within(600),
     Entry::new(
         "disk-before",
         "pages on disk before insmod",
