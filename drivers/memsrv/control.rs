@@ -33,6 +33,7 @@ pub(crate) fn control(report: &Report, reader: &mut UserSliceReader) -> Result {
     reader.read_slice(text)?;
     let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
     let mut words = text.split_ascii_whitespace();
+    let _commanding = report.shared.commanding.lock();
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some("giveup"), None, ..) => give_up(report),
         (Some("replace"), Some("primary"), Some(server), None) => {

@@ -160,9 +160,12 @@ impl Lane {
     /// Whether a store of this slot is worth being admitted.
     pub(crate) fn takes(&self, slot: u64) -> bool {
         let shared = &self.shared;
-        let takes = |replica| {
-            let whole = shared.areas.standing(replica, Slot(slot)) != Standing::Behind;
-            self.part(replica).is_up() && whole
+        let up = |replica| self.part(replica).is_up();
+        let takes = |replica: Replica| match shared.areas.standing(replica, Slot(slot)) {
+            Standing::Whole => up(replica),
+            // What the other one has is nowhere else: it may not miss a page.
+            Standing::Partial => up(replica) && up(replica.other()),
+            Standing::Behind => false,
         };
         let mut replicas = shared.config.replicas();
         if shared.config.mirror_strict {

@@ -12,6 +12,8 @@ pub(crate) enum NoSession {
     Network(Error),
     /// The peer is no memsrv.
     Stranger,
+    /// The server holds pages of a time before another one took its place.
+    Outdated,
     /// The server said no.
     Refused(Status),
 }
@@ -21,6 +23,7 @@ impl NoSession {
         match self {
             NoSession::Network(error) => *error,
             NoSession::Stranger => EPROTO,
+            NoSession::Outdated => ESTALE,
             NoSession::Refused(status) => match status {
                 Status::Version => EPROTONOSUPPORT,
                 Status::Busy => EBUSY,
@@ -48,6 +51,9 @@ impl NoSession {
             ),
             NoSession::Stranger => pr_err!(
                 "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
+            ),
+            NoSession::Outdated => pr_err!(
+                "server {server} holds pages of this machine from an earlier time, which are older than those elsewhere; start memsrvd there anew, without its --persist directory\n"
             ),
             NoSession::Refused(Status::Version) => pr_err!(
                 "server {server} speaks another version of the protocol than this module ({VERSION}); install matching versions\n"

@@ -176,6 +176,7 @@ impl Link {
             if let Some(completion) = ended {
                 state.complete(completion, self.replica, &self.lane.shared.pool);
             }
+            self.lane.tell_refill(state);
             Ok(state.streams.has_output(self.replica.other()))
         })?;
         if more {

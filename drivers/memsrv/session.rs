@@ -68,6 +68,8 @@ struct Session {
     /// Whether the server's absence was logged since it was last there.
     told: bool,
     refilling: Refilling,
+    /// Whether another server is to take this one's place.
+    replaced: bool,
 }
 
 impl Session {
@@ -80,6 +82,7 @@ impl Session {
             blocked: false,
             told: false,
             refilling: Refilling::default(),
+            replaced: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Link {
                 None => WATCH_MS,
             }
             .clamp(1, WATCH_MS)
-        } else if behind {
+        } else if behind || session.replaced {
             WATCH_MS
         } else {
             0
@@ -169,10 +172,16 @@ impl Link {
             self.expire(0);
             return;
         }
-        if events & event::REPLACED != 0 {
-            self.disconnect(session, "another server takes its place");
-            session.retry_at_ms = 0;
-            return;
+        session.replaced |= events & event::REPLACED != 0;
+        if session.replaced {
+            if self.leave_to_other() {
+                self.disconnect(session, "another server takes its place");
+                session.retry_at_ms = 0;
+                session.replaced = false;
+                return;
+            }
+            // The other one has gone meanwhile; what this one has is needed until that is back.
+            self.part().up.store(true, Relaxed);
         }
         if events & event::FREE != 0 {
             self.lane.flush_frees(self.replica);
@@ -238,7 +247,8 @@ impl Link {
     /// The link is down: give up what waited too long, and try to connect when it is time.
     fn wait_down(self: &Arc<Self>, session: &mut Session, events: u32) {
         self.lane.load_room.notify_all();
-        if events & event::REPLACED != 0 {
+        session.replaced |= events & event::REPLACED != 0;
+        if core::mem::take(&mut session.replaced) {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
         }
@@ -291,6 +301,9 @@ impl Link {
         }
         session.told = true;
         let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
+        if !first && matches!(reason, NoSession::Outdated) && !session.told {
+            reason.log(self);
+        }
         if stale {
             // What it has of ours it will not give.
             self.lost_pages();
@@ -321,11 +334,15 @@ impl Link {
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
         let (asked, acked) = self.last();
         let welcome = self.handshake(&connection, asked)?;
+        let known = asked == Instance::default() || asked == welcome.instance;
+        if !known && welcome.executed > Seq(0) {
+            // Its pages were newest once, and would be taken for it again.
+            return Err(NoSession::Outdated);
+        }
         let told = lane.shared.welcomed(self.replica, asked, &welcome);
         if let Some(held) = told.map_err(NoSession::Network)? {
             self.started_anew(held);
         }
-        let known = asked == Instance::default() || asked == welcome.instance;
         if !known || welcome.executed < acked {
             // Only this lane's: the others find out by themselves, when their connections are gone, too.
             self.lost_pages();
@@ -343,7 +360,8 @@ impl Link {
         });
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
-                part.up.store(true, Relaxed);
+                lane.shared
+                    .if_at(self.replica, server, || part.up.store(true, Relaxed));
                 // What is broken by now says so.
                 socket.poll();
                 tx.reset(Some(socket));
@@ -369,6 +387,19 @@ impl Link {
         let source = state.sources.get(index(self.replica));
         let instance = source.map_or(Instance::default(), Source::instance);
         (instance, state.streams.acked(self.replica))
+    }
+
+    /// Before this server leaves for good: from now on the other one has all that counts of this lane, if it
+    /// is there and whole. In one piece, so that it cannot fall behind meanwhile.
+    fn leave_to_other(&self) -> bool {
+        let (shared, other) = (&self.lane.shared, self.replica.other());
+        self.lane.change(|state| {
+            let whole = state.streams.is_connected(other) && shared.areas.behind(other) == 0;
+            if whole {
+                self.lost_pages();
+            }
+            whole
+        })
     }
 
     /// The server does not have the pages of this lane any more.

@@ -40,6 +40,9 @@ pub(crate) struct Shared {
     /// Where each server is. Held for moments, by threads only.
     #[pin]
     addresses: Mutex<[Server; 2]>,
+    /// Held while a command is done.
+    #[pin]
+    pub(crate) commanding: Mutex<()>,
     /// How many pages each server grants.
     granted: [Atomic<u64>; 2],
     /// Whether a server refuses us for good, as one that knows a later state of ours.
@@ -71,6 +74,7 @@ impl Shared {
             incarnation: Incarnation(sys::random()),
             instances <- new_mutex!([Instance::default(); 2]),
             addresses <- new_mutex!(addresses),
+            commanding <- new_mutex!(()),
             granted: [const { Atomic::new(0) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
@@ -97,6 +101,17 @@ impl Shared {
         match replica {
             Replica::Primary => primary,
             Replica::Mirror => mirror,
+        }
+    }
+
+    /// Calls `then` if the server is still there.
+    pub(crate) fn if_at(&self, replica: Replica, server: Server, then: impl FnOnce()) {
+        let addresses = self.addresses.lock();
+        if addresses
+            .get(index(replica))
+            .is_some_and(|now| now.0 == server.0)
+        {
+            then();
         }
     }
 
