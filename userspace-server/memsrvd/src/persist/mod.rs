@@ -183,7 +183,8 @@ impl Persist {
     /// Bytes that it will take at most, beside what is there before the start.
     pub fn memory_len(options: &Options, regions: usize) -> usize {
         let reserve = regions.saturating_add(16).saturating_mul(LONGEST_SMALL);
-        options.queue_len.saturating_add(reserve).saturating_mul(2)
+        let queue = options.queue_len.saturating_add(reserve);
+        queue.saturating_mul(2).saturating_add(scan::WINDOW)
     }
 
     /// Whether the log can be written.
@@ -274,7 +275,7 @@ pub fn disk_bound(options: &Options, regions: usize, pages: u64) -> u64 {
 
 /// How long a segment may get.
 pub fn segment_len(options: &Options, regions: usize) -> usize {
-    let queue = Persist::memory_len(options, regions) / 2;
+    let queue = Persist::memory_len(options, regions).saturating_sub(scan::WINDOW) / 2;
     let len = queue.saturating_mul(4).saturating_add(SEGMENT_HEAD);
     len.next_multiple_of(UNIT)
 }

@@ -143,7 +143,8 @@ pub fn open(
         .max(lock(&shared.registry).regions.len());
     let persist = Persist::new(options, regions, start.instance, start.end, next_life);
     persist.note_damaged(damaged);
-    check_room(&mut *disk, shared, options, regions);
+    let there = start.files.iter().map(|(_, len)| *len).sum();
+    check_room(&mut *disk, shared, options, regions, there);
     let mut segments = Segments::begin(disk, start, segment_len(options, regions)).map_err(fail)?;
     segments.tidy(&old).map_err(fail)?;
     shared.persist = Some(Arc::new(persist));
@@ -211,10 +212,11 @@ fn read_head(
     }
 }
 
-fn check_room(disk: &mut dyn Disk, shared: &Shared, options: &Options, regions: usize) {
+/// Says if the log, of which so many bytes are there, has no room to grow as far as it may.
+fn check_room(disk: &mut dyn Disk, shared: &Shared, options: &Options, regions: usize, there: u64) {
     let bound = disk_bound(options, regions, shared.arena.pages.total());
     match disk.room() {
-        Ok(room) if room < bound => tracing::warn!(
+        Ok(room) if room.saturating_add(there) < bound => tracing::warn!(
             "the log may grow to {}, and its file system has {} left; when it is full stores are refused",
             Size(bound),
             Size(room)

@@ -26,7 +26,7 @@ use super::format::{
 use crate::num::{to_u64, to_usize};
 
 /// Bytes read at a time.
-const WINDOW: usize = 1024 * 1024;
+pub const WINDOW: usize = 1024 * 1024;
 
 /// A record as it was found.
 #[derive(Debug)]
