@@ -342,7 +342,10 @@ impl<'p, 'g> Play<'p, 'g> {
         if mode == Mode::None && read && self.cell.may_lose() {
             ensure!(failed_loads > 0, "no page was lost with its only server");
         }
-        if matches!(fault, Fault::Reset | Fault::Flap | Fault::Restart | Fault::Restartp) {
+        if matches!(
+            fault,
+            Fault::Reset | Fault::Flap | Fault::Restart | Fault::Restartp
+        ) {
             let reconnects = self.guest.stat("reconnects")?;
             ensure!(reconnects > 0, "no connection was made anew");
         }
