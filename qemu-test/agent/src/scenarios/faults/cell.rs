@@ -82,9 +82,9 @@ impl Cell {
     /// as a whole is short of memory.
     fn sizes(self) -> (usize, u64, usize) {
         match self.machine() {
-            Kind::Small => (4096, 8, 10240),
-            Kind::Usual => (6144, 12, 0),
-            Kind::Large => (8192, 16, 0),
+            Kind::Small => (3072, 6, 10240),
+            Kind::Usual => (4096, 8, 0),
+            Kind::Large => (6144, 12, 0),
         }
     }
 }
