@@ -147,9 +147,9 @@ impl Host {
         self.count(Ask::ResetConnections)
     }
 
-    /// One bit is flipped in every so manieth page that the server stores; says in how many.
-    pub fn flip_bits(&mut self, every: u64) -> Result<u64> {
-        self.count(Ask::FlipBits { every })
+    /// One bit is flipped in each of so many pages that the server stores; says in how many.
+    pub fn flip_bits(&mut self, pages: usize) -> Result<u64> {
+        self.count(Ask::FlipBits { pages })
     }
 
     fn count(&mut self, ask: Ask) -> Result<u64> {

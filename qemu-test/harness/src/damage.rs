@@ -10,11 +10,11 @@ const PAGE: usize = 4096;
 /// How much is looked at in one read.
 const STEP: u64 = 1 << 20;
 
-/// Flips one bit in one of `every` pages of the process's largest mapping, zero pages not counted; says in how
-/// many.
+/// Flips one bit in each of at most `count` pages, all over the process's largest mapping, zero pages left
+/// alone; says in how many.
 ///
 /// That mapping is memsrvd's arena. Some of its pages are free and keep old bytes, so not every flip is ever seen.
-pub fn flip_bits(pid: u32, every: u64) -> Result<u64> {
+pub fn flip_bits(pid: u32, count: usize) -> Result<usize> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("reading memsrvd's maps")?;
     let (from, to) = largest(&maps).context("memsrvd has no memory")?;
     let path = format!("/proc/{pid}/mem");
@@ -23,30 +23,31 @@ pub fn flip_bits(pid: u32, every: u64) -> Result<u64> {
         .write(true)
         .open(&path)
         .with_context(|| format!("opening {path}"))?;
+    let mut used = Vec::new();
     let mut buffer = vec![0_u8; usize::try_from(STEP)?];
-    let (mut seen, mut flipped) = (0, 0);
     for at in (from..to).step_by(usize::try_from(STEP)?) {
         let length = usize::try_from((to - at).min(STEP))?;
         let part = buffer.get_mut(..length).context("a step's length")?;
         memory.read_exact_at(part, at).context("reading an arena")?;
-        for (page, place) in part.chunks(PAGE).zip((at..).step_by(PAGE)) {
-            if page.iter().all(|&byte| byte == 0) {
-                continue;
-            }
-            seen += 1;
-            if seen % every.max(1) == 0 {
-                // Another byte and bit each time; the server may be writing here, then the page is torn,
-                // which is damage as well.
-                let (byte, bit) = (usize::try_from(seen)? * 97 % PAGE, seen % 8);
-                let old = page.get(byte).copied().unwrap_or_default();
-                memory
-                    .write_all_at(&[old ^ (1 << bit)], place + u64::try_from(byte)?)
-                    .context("writing to an arena")?;
-                flipped += 1;
-            }
-        }
+        let pages = part.chunks(PAGE).zip((at..).step_by(PAGE));
+        used.extend(pages.filter_map(|(page, place)| {
+            let zero = page.iter().all(|&byte| byte == 0);
+            (!zero).then_some(place)
+        }));
     }
-    ensure!(flipped > 0, "only {seen} pages of the server are not zero");
+    ensure!(!used.is_empty(), "memsrvd stores no page that is not zero");
+    let step = (used.len() / count.max(1)).max(1);
+    let mut flipped = 0;
+    // Another byte and bit each time. The server may be writing there: then the page is torn, which is damage
+    // as well.
+    for (number, place) in used.iter().step_by(step).take(count).enumerate() {
+        let at = place + u64::try_from(number * 97 % PAGE)?;
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, at).context("reading")?;
+        let damaged = byte.map(|byte| byte ^ (1 << (number % 8)));
+        memory.write_all_at(&damaged, at).context("writing")?;
+        flipped += 1;
+    }
     Ok(flipped)
 }
 

@@ -72,9 +72,9 @@ impl<'a> Outside<'a> {
                 let reset = network::reset_connections(self.host(), wire::SERVER_PORT)?;
                 return Ok(Answer::Status(reset.into()));
             }
-            Ask::FlipBits { every } => {
+            Ask::FlipBits { pages } => {
                 let server = self.server().as_ref().context("no server runs")?;
-                let flipped = damage::flip_bits(server.id(), every)?;
+                let flipped = damage::flip_bits(server.id(), pages)?;
                 return Ok(Answer::Status(flipped.into()));
             }
             Ask::ServerStatus => return self.status().map(Answer::Status),

@@ -152,10 +152,10 @@ pub enum Ask {
     SlowServer(u64),
     /// Reset its connections, whatever they are in the midst of; the answer says how many there were.
     ResetConnections,
-    /// Flip one bit in every so manieth page that it stores, behind its back; the answer says in how many.
+    /// Flip one bit in each of so many pages that it stores, behind its back; the answer says in how many.
     FlipBits {
-        /// Of so many pages that are not zero, one.
-        every: u64,
+        /// At most so many.
+        pages: usize,
     },
     /// What `memsrvctl status --server --json` prints.
     ServerStatus,

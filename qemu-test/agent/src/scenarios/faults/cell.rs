@@ -3,7 +3,7 @@
 //! mended that can be, every byte is checked, and nothing may be left over.
 
 use std::thread::{sleep, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure, Context, Result};
 
@@ -50,6 +50,7 @@ struct Play<'p, 'g> {
     /// The programs that have not been ended by a loss.
     programs: Vec<Program>,
     lost: u64,
+    started: Instant,
 }
 
 impl Cell {
@@ -81,9 +82,9 @@ impl Cell {
     /// as a whole is short of memory.
     fn sizes(self) -> (usize, u64, usize) {
         match self.machine() {
-            Kind::Small => (4096, 8, 10240),
-            Kind::Usual => (6144, 12, 0),
-            Kind::Large => (8192, 16, 0),
+            Kind::Small => (3072, 6, 10240),
+            Kind::Usual => (4096, 8, 0),
+            Kind::Large => (6144, 12, 0),
         }
     }
 }
@@ -126,6 +127,7 @@ impl<'p, 'g> Play<'p, 'g> {
             there,
             programs: Vec::new(),
             lost: 0,
+            started: Instant::now(),
         })
     }
 
@@ -140,12 +142,19 @@ impl<'p, 'g> Play<'p, 'g> {
         } else {
             self.at_work()?;
         }
-        self.guest.host.note("every byte")?;
+        self.now("verify")?;
         let lossy = self.cell.may_lose();
         self.verify(lossy)?;
         self.prove()?;
         self.newcomer()?;
         self.end()
+    }
+
+    /// Says what begins, and notes when, in milliseconds from the beginning.
+    fn now(&mut self, what: &str) -> Result<()> {
+        let ms = u64::try_from(self.started.elapsed().as_millis())?;
+        self.guest.figures.insert(format!("at_{what}"), ms);
+        self.guest.host.note(what)
     }
 
     /// Starts a program that fills its memory.
@@ -264,7 +273,7 @@ impl<'p, 'g> Play<'p, 'g> {
 
     fn strike(&mut self) -> Result<()> {
         let Cell { mode, fault, .. } = self.cell;
-        self.guest.host.note(fault.about())?;
+        self.now("strike")?;
         if fault.is_for_good() {
             self.there.retain(|&who| who != self.victim);
         }
@@ -281,7 +290,10 @@ impl<'p, 'g> Play<'p, 'g> {
             } = program;
             // Room for all of it: each page is read once, and none is written.
             cgroup.set_limit(0)?;
-            evict_all(&cgroup, &spec)?;
+            // Pages that a swapoff has lost are nowhere, and cannot be evicted.
+            if !lossy || self.cell.moment != Moment::Swapoff {
+                evict_all(&cgroup, &spec)?;
+            }
             let ended = filler.expect_right("shuffled").map(|_| filler);
             self.ended(ended, cgroup, spec, lossy)?;
         }
@@ -296,7 +308,7 @@ impl<'p, 'g> Play<'p, 'g> {
         if !self.there.contains(&self.victim) || !self.there.contains(&other) || refused {
             return Ok(());
         }
-        self.guest.host.note("the other one is killed")?;
+        self.now("prove")?;
         for program in &self.programs {
             evict_all(&program.cgroup, &program.spec)?;
         }
@@ -311,6 +323,7 @@ impl<'p, 'g> Play<'p, 'g> {
 
     /// A program that starts after all that is served as ever.
     fn newcomer(&mut self) -> Result<()> {
+        self.now("newcomer")?;
         let spec = small(1024, 204);
         let (cgroup, mut filler) = filled(self.guest, "newcomer", 0, spec)?;
         evict_all(&cgroup, &spec)?;
@@ -318,8 +331,30 @@ impl<'p, 'g> Play<'p, 'g> {
         filler.end()
     }
 
+    /// The fault was one: what passes because nothing happened shows nothing.
+    fn felt(&self, failed_loads: u64) -> Result<()> {
+        let Cell {
+            mode,
+            fault,
+            moment,
+        } = self.cell;
+        let read = matches!(moment, Moment::Faults | Moment::Swapoff);
+        if mode == Mode::None && read && self.cell.may_lose() {
+            ensure!(failed_loads > 0, "no page was lost with its only server");
+        }
+        if matches!(
+            fault,
+            Fault::Reset | Fault::Flap | Fault::Restart | Fault::Restartp
+        ) {
+            let reconnects = self.guest.stat("reconnects")?;
+            ensure!(reconnects > 0, "no connection was made anew");
+        }
+        Ok(())
+    }
+
     /// Everything off, nothing left anywhere.
     fn end(mut self) -> Result<()> {
+        self.now("end")?;
         for program in self.programs.drain(..) {
             program.filler.end()?;
         }
@@ -344,6 +379,7 @@ impl<'p, 'g> Play<'p, 'g> {
             failed == 0 || self.lost > 0 || self.cell.may_lose(),
             "{failed} loads failed"
         );
+        self.felt(failed)?;
         for &who in &self.there {
             poll("no page left on a server", Duration::from_secs(30), || {
                 Ok(who.with(self.guest.host, |host| host.server_pages())? == 0)

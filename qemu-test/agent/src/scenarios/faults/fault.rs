@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::mode::Mode;
 use crate::guest::{program, Guest};
@@ -23,8 +23,9 @@ const SLOW: Duration = Duration::from_secs(5);
 /// How often connections are reset, and how long they may flow in between.
 const RESETS: u32 = 6;
 const BETWEEN: Duration = Duration::from_millis(300);
-/// Of so many stored pages, one is damaged.
-const FLIP_EVERY: u64 = 16;
+/// Stored pages that are damaged. Each costs a lone server two new connections, to make sure that the damage
+/// did not come on the way.
+const FLIPS: usize = 12;
 /// The capacity of a server that is soon full.
 const CRAMPED: &str = "8M";
 
@@ -188,9 +189,9 @@ impl Fault {
                 sleep(FLAP);
                 who.with(host, |host| host.reach(true))
             }
-            Self::Loss1 => weather(&["loss", "1%"]),
-            Self::Loss5 => weather(&["loss", "5%"]),
-            Self::Delay50 => weather(&["delay", "50ms"]),
+            Self::Loss1 => weather(guest, &["loss", "1%"]),
+            Self::Loss5 => weather(guest, &["loss", "5%"]),
+            Self::Delay50 => weather(guest, &["delay", "50ms"]),
             Self::Reset => {
                 let mut reset = 0;
                 for _ in 0..RESETS {
@@ -205,7 +206,7 @@ impl Fault {
             Self::Full => Ok(()),
             Self::Slow => who.with(host, |host| host.slow_server(SLOW)),
             Self::Flip => {
-                let flipped = who.with(host, |host| host.flip_bits(FLIP_EVERY))?;
+                let flipped = who.with(host, |host| host.flip_bits(FLIPS))?;
                 guest.figures.insert("flipped".to_owned(), flipped);
                 Ok(())
             }
@@ -215,10 +216,30 @@ impl Fault {
 
 /// netem on the guest's card for a while: it acts on what the guest sends, acknowledgements too. What comes
 /// in is left alone, as is what two servers say to each other.
-fn weather(words: &[&str]) -> Result<()> {
+fn weather(guest: &mut Guest, words: &[&str]) -> Result<()> {
     qdisc(&[&["netem", "limit", "10000"], words].concat())?;
     sleep(WEATHER);
-    calm()
+    let show = ["/usr/sbin/tc", "-s", "qdisc", "show", "dev", "eth0"];
+    let said = program::run(None, &show)?.output;
+    calm()?;
+    let sent = number(&said, "bytes ")?;
+    let dropped = number(&said, "(dropped ")?;
+    guest.figures.insert("packets".to_owned(), sent);
+    guest.figures.insert("dropped".to_owned(), dropped);
+    ensure!(sent > 0, "nothing was sent through netem: {said}");
+    ensure!(
+        dropped > 0 || !words.contains(&"loss"),
+        "netem dropped nothing: {said}"
+    );
+    Ok(())
+}
+
+/// The number after `word` in what tc(8) says: `Sent 5 bytes 1 pkt (dropped 0, ...`.
+fn number(said: &str, word: &str) -> Result<u64> {
+    said.split_once(word)
+        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next())
+        .and_then(|digits| digits.parse().ok())
+        .with_context(|| format!("no {word:?} in what tc says: {said}"))
 }
 
 /// Takes netem away, whether it is there or not.
