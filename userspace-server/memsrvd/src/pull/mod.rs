@@ -28,7 +28,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use memsrv_protocol::{Hello, Message, Pull, Seq, Slot, Status, Tag, VERSION};
+use memsrv_protocol::{Hello, Message, Name, Pull, Seq, Slot, Status, Tag, VERSION};
 
 pub use queue::Pulls;
 pub use source::Buffers;
@@ -155,6 +155,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whose pages it fetches.
+    fn client(&self) -> Name {
+        self.key.hello.client
+    }
+
     /// Ends the pull, and tells who asked.
     fn finish(self, shared: &Shared, pages: u64, outcome: Result<(), Status>) {
         let quota = &self.life.client.quota;

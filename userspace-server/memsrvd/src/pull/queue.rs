@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use memsrv_protocol::Status;
+use memsrv_protocol::{Name, Status};
 
 use super::{queue_len, Job, QUEUE_LEN};
 use crate::arena::lock;
+
+/// A client may have so much of the queue: one in this.
+const CLIENTS_SHARE: usize = 4;
 
 /// The threads are to end.
 pub(super) struct Stopping;
@@ -30,7 +33,17 @@ struct State {
     jobs: VecDeque<Job>,
     /// One for each thread.
     lines: Vec<Line>,
+    /// For whom each thread fetches.
+    serving: Vec<Option<Name>>,
     stopping: bool,
+}
+
+impl State {
+    fn serve(&mut self, thread: usize, client: Option<Name>) {
+        if let Some(place) = self.serving.get_mut(thread) {
+            *place = client;
+        }
+    }
 }
 
 /// The PULLs of all clients.
@@ -67,6 +80,7 @@ impl Pulls {
         let state = State {
             jobs: VecDeque::with_capacity(queue_len(threads)),
             lines,
+            serving: vec![None; threads],
             stopping: false,
         };
         Pulls {
@@ -102,10 +116,12 @@ impl Pulls {
         };
     }
 
-    /// Puts a job into the queue; false where that is full.
+    /// Puts a job into the queue; false where that is full, or the client has its share of it.
     pub(super) fn push(&self, job: Job) -> bool {
         let mut state = lock(&self.state);
-        if state.jobs.len() >= QUEUE_LEN {
+        let same = |other: &&Job| other.client() == job.client();
+        let share = QUEUE_LEN / CLIENTS_SHARE;
+        if state.jobs.len() >= QUEUE_LEN || state.jobs.iter().filter(same).count() >= share {
             return false;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -115,10 +131,18 @@ impl Pulls {
         true
     }
 
-    /// Waits for the next job; with a limit, not longer than that: `None` then.
-    pub(super) fn next(&self, limit: Option<Duration>) -> Result<Option<Job>, Stopping> {
+    /// Waits for the next job for a thread; with a limit, not longer than that: `None` then.
+    ///
+    /// It is the oldest of a client that no other thread fetches for, or just the oldest: one client's slow
+    /// sources keep others waiting as little as can be.
+    pub(super) fn next(
+        &self,
+        thread: usize,
+        limit: Option<Duration>,
+    ) -> Result<Option<Job>, Stopping> {
         let idle = |state: &mut State| !state.stopping && state.jobs.is_empty();
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.serve(thread, None);
         let mut state = match limit {
             None => self.ready.wait_while(state, idle),
             Some(limit) => match self.ready.wait_timeout_while(state, limit, idle) {
@@ -130,7 +154,12 @@ impl Pulls {
         if state.stopping {
             return Err(Stopping);
         }
-        Ok(state.jobs.pop_front())
+        let State { jobs, serving, .. } = &*state;
+        let unserved = |job: &Job| !serving.contains(&Some(job.client()));
+        let chosen = jobs.iter().position(unserved).unwrap_or(0);
+        let job = state.jobs.remove(chosen);
+        state.serve(thread, job.as_ref().map(Job::client));
+        Ok(job)
     }
 
     fn set_line(&self, thread: usize, line: Line) -> bool {

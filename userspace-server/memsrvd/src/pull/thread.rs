@@ -84,7 +84,7 @@ impl Puller {
     fn run(mut self) {
         loop {
             let limit = self.connection.is_some().then_some(IDLE);
-            match self.shared.pulls.next(limit) {
+            match self.shared.pulls.next(self.number, limit) {
                 Err(Stopping) => return,
                 Ok(None) => self.disconnect(),
                 Ok(Some(job)) => match self.work(&job) {
