@@ -120,6 +120,37 @@ fn a_full_queue_refuses_at_once() {
     assert_eq!(server.report().pulls_waiting, 1026);
 }
 
+#[test]
+fn one_client_does_not_fill_the_queue() {
+    let (source, mut config) = (Source::new(), config(&[]));
+    config.limits.pull.silence = PATIENCE;
+    let server = Server::with(config);
+    let session = |client: &str, region: usize| {
+        let mut connection = server.connect();
+        connection.welcome(&Hello {
+            region: Name::new(format!("r{region}").as_bytes()).unwrap(),
+            ..hello(client, 1)
+        });
+        connection
+    };
+    let mut clients: Vec<Client> = (0..5).map(|region| session("a", region)).collect();
+    // Both threads are held, and 256 wait: a quarter of the queue.
+    clients[0].pull(0, 0, &mask([0]), &source);
+    let _first = source.accept();
+    clients[0].pull(1, 512, &mask([0]), &source);
+    let _second = source.accept();
+    for (n, client) in clients.iter_mut().enumerate() {
+        for tag in if n == 0 { 2..64 } else { 0..64 } {
+            client.pull(tag, 1024, &mask([0]), &source);
+        }
+        client.ping_after(if n == 4 { 62 } else { 0 });
+    }
+    let mut other = session("b", 0);
+    other.pull(0, 1024, &mask([0]), &source);
+    other.ping_after(0);
+    assert_eq!(server.report().pulls_waiting, 2 + 256 + 1);
+}
+
 impl Client {
     /// Takes so many refused PULLs, and then the answer to a PING.
     fn ping_after(&mut self, refused: u64) {
