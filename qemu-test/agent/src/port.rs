@@ -116,6 +116,11 @@ impl Host {
         result
     }
 
+    /// The server goes on as a spare one; the spare one, if there is one, is the server.
+    pub fn spare(&mut self) -> Result<()> {
+        self.ask(Ask::Spare).map(drop)
+    }
+
     /// Ends the server as an administrator would.
     pub fn stop_server(&mut self) -> Result<()> {
         self.ask(Ask::StopServer).map(drop)

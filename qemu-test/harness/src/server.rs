@@ -22,6 +22,8 @@ pub struct Outside<'a> {
     /// The server and its mirror, and which of them is meant.
     servers: [Option<Child>; 2],
     mirror: bool,
+    /// One that runs on and is not meant.
+    spare: Option<Child>,
     fake: Option<FakeServer>,
     link_down: bool,
     /// The address that is taken away, if one is.
@@ -38,6 +40,7 @@ impl<'a> Outside<'a> {
             logs: logs.to_owned(),
             servers: [None, None],
             mirror: false,
+            spare: None,
             fake: None,
             link_down: false,
             unreachable: None,
@@ -83,6 +86,10 @@ impl<'a> Outside<'a> {
                 self.fake = Some(FakeServer::start(kind)?);
             }
             Ask::Mirror(on) => self.mirror = on,
+            Ask::Spare => {
+                let spare = self.spare.take();
+                self.spare = std::mem::replace(self.server(), spare);
+            }
             Ask::ExpectEnd => self.guest_ends = true,
             Ask::Reach { on } => {
                 network::address(if on { "add" } else { "delete" }, self.host())?;
@@ -265,7 +272,7 @@ impl<'a> Outside<'a> {
 
 impl Drop for Outside<'_> {
     fn drop(&mut self) {
-        for server in self.servers.iter_mut().flatten() {
+        for server in self.servers.iter_mut().chain([&mut self.spare]).flatten() {
             // Already ended is no error here.
             let _ = server.kill();
             let _ = server.wait();

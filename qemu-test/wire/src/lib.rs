@@ -140,6 +140,8 @@ pub enum Ask {
     },
     /// From now on, "the server" is the mirror, or no longer is.
     Mirror(bool),
+    /// "The server" goes on as a spare one, and the spare one, if there is one, is "the server".
+    Spare,
     /// End it by SIGTERM and check that it ends with status 0.
     StopServer,
     /// End it by SIGKILL.

@@ -389,6 +389,12 @@ const TABLE: &[Entry] = &[
     )
     .within(300),
     Entry::new(
+        "replaced-back",
+        "a server that was replaced is not believed",
+        resync::replaced_back,
+    )
+    .within(300),
+    Entry::new(
         "mirror-strict",
         "nothing is stored on one server only",
         mirror::strict,

@@ -8,7 +8,7 @@ use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::mirror::{begin, end, primary_up, settled, whole};
-use crate::guest::{module, poll, Filler, Guest};
+use crate::guest::{module, poll, vm, Filler, Guest};
 
 /// The primary comes back empty, and is filled: then it has every page, the newest of each.
 pub fn returns(guest: &mut Guest) -> Result<()> {
@@ -149,4 +149,43 @@ pub fn replaced(guest: &mut Guest) -> Result<()> {
     })?;
     guest.rmmod()?;
     guest.host.mirror(|host| host.stop_server())
+}
+
+/// A server that was replaced still has its pages, and is not believed when it is to come back: they are of an
+/// earlier time. Started anew it is filled.
+pub fn replaced_back(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "")?;
+    let spec = small(PAGES, 74);
+    let (cgroup, mut filler) = evicted(guest, "replaced-back", spec)?;
+    settled(guest)?;
+    guest.host.mirror(|host| host.spare())?;
+    let other = format!("{MIRROR_ADDRESS}:7171");
+    guest
+        .host
+        .mirror(|host| host.start_server_with(ROOMY, &["--listen", &other]))?;
+    module::control(&format!("replace mirror {other}"))?;
+    whole(guest)?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    settled(guest)?;
+    let mut log = vm::Log::from_now()?;
+    module::control(&format!("replace mirror {MIRROR_ADDRESS}"))?;
+    let mut lines = Vec::new();
+    poll("what the log says", Duration::from_secs(30), || {
+        lines.extend(log.lines()?);
+        Ok(lines.iter().any(|line| line.contains("an earlier time")))
+    })?;
+    ensure!(guest.stat("degraded")? == 1, "the old server is believed");
+    filler.verify()?;
+    guest.host.mirror(|host| {
+        host.kill_server()?;
+        host.spare()?;
+        host.kill_server()?;
+        host.start_server(ROOMY)
+    })?;
+    whole(guest)?;
+    guest.host.kill_server()?;
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk, false, true)
 }
