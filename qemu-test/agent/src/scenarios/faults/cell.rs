@@ -260,9 +260,10 @@ impl<'p, 'g> Play<'p, 'g> {
         self.disk.enable(10)
     }
 
-    /// Pages stored and loaded so far.
+    /// Pages stored and loaded so far; those that a full server has no room for go to the disk.
     fn moved(&self) -> Result<u64> {
-        Ok(self.guest.stat("stored_pages")? + self.guest.stat("loaded_pages")?)
+        let remote = self.guest.stat("stored_pages")? + self.guest.stat("loaded_pages")?;
+        Ok(remote + vm::vmstat("pswpin")? + vm::vmstat("pswpout")?)
     }
 
     fn moves(&self, before: u64) -> Result<()> {
