@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module running-module demo test test-faults check clean distclean refresh
+.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -35,7 +35,7 @@ help: ## this list
 	@echo
 	@sed -n 's/^\([a-z][a-z -]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo
-	@echo '  make test FILTER=word   only the guest scenarios whose name contains word'
+	@echo '  make test FILTER=word   only the guest scenarios whose name contains word (so does test-debug)'
 	@echo '  make ... V=1            show the output of each step as it comes'
 	@echo
 	@echo 'What is fetched and prepared is kept in $${MEMSRV_CACHE:-~/.cache/memsrv}.'
@@ -63,7 +63,8 @@ tools: prepare-build
 	@install -m 755 $(CARGO_OUT)/tools/qemu-test $(CARGO_OUT)/tools/qemu-test-agent $(B)/
 
 # $(call module,TREE,DIRECTORY): kbuild out of tree, its products in build/.
-module = $(MAKE_IN) -j$(JOBS) -C $(1) M=$(CURDIR) MO=$(CURDIR)/$(B)/$(2) CC=x86_64-linux-gnu-gcc-14 modules
+module = $(MAKE_IN) -j$(JOBS) -C $(1) M=$(CURDIR) MO=$(CURDIR)/$(B)/$(2) \
+	CC=$(or $(MODULE_CC),x86_64-linux-gnu-gcc-14) modules
 
 test-module: MAKE_IN = $(ROOT) make
 test-module: prepare-build
@@ -72,6 +73,16 @@ test-module: prepare-build
 		$(call module,$$(readlink -f $(B)/kernel/build),module-test)
 	@install -m 644 $(B)/module-test/memsrv.ko $(B)/test/memsrv.ko
 	@$(ROOT) strip --strip-debug $(B)/test/memsrv.ko # the guest keeps it in RAM
+
+debug-module: MAKE_IN = $(ROOT) make
+debug-module: MODULE_CC = clang
+debug-module: prepare-build
+	@$(ENV)/kernel-debug.sh
+	@mkdir -p $(B)/module-debug $(B)/debug
+	$(STEP) 'memsrv.ko for the debug kernel' -- \
+		$(call module,$$(readlink -f $(B)/kernel-debug/build),module-debug)
+	@install -m 644 $(B)/module-debug/memsrv.ko $(B)/debug/memsrv.ko
+	@$(ROOT) strip --strip-debug $(B)/debug/memsrv.ko
 
 running-module: MAKE_IN = env -u MAKEFLAGS make
 running-module:
@@ -92,6 +103,10 @@ test: guest-ready ## every test; last line: N passed, N failed
 
 test-faults: guest-ready ## the fault matrix: each fault at each moment in each mode; build/faults.md
 	@$(ENV)/as-root $(B)/qemu-test faults $(FILTER)
+
+test-debug: prepare ## the guests' tests on a kernel with KASAN and lockdep: hours, and half an hour to build it
+	@$(MAKE) user tools debug-module
+	@$(ENV)/as-root $(ENV)/run-tests.sh --kernel debug $(FILTER)
 
 check: MAKE_IN = $(ROOT) make
 check: prepare-build ## the cheap gates: formatting, lints, documentation

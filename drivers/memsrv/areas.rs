@@ -20,7 +20,7 @@ use kernel::{
     alloc::AllocError,
     prelude::*,
     sync::{
-        atomic::{Atomic, Full, Relaxed},
+        atomic::{Acquire, Atomic, Full, Relaxed},
         new_spinlock_irq,
         SetOnce,
         SpinLockIrq, //
@@ -86,7 +86,8 @@ pub(crate) struct Cleared {
 #[pin_data]
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
-    module: ModulePin,
+    /// To be held while there are pages away; none if the disk has them all, too.
+    module: Option<ModulePin>,
     pub(super) mirrored: bool,
     /// Bits set in all.
     present: Atomic<u64>,
@@ -150,7 +151,7 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
 
 impl Areas {
     /// No slots; on one server or on two.
-    pub(crate) fn new(module: ModulePin, mirrored: bool) -> Result<impl PinInit<Self>> {
+    pub(crate) fn new(module: Option<ModulePin>, mirrored: bool) -> Result<impl PinInit<Self>> {
         let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
         for _ in 0..AREAS {
             areas.push(SetOnce::new(), GFP_KERNEL)?;
@@ -217,31 +218,50 @@ impl Areas {
             return Err(NoPlace::Range);
         }
         let cluster = self.cluster(at).ok_or(NoPlace::Chunk)?;
-        let mut pinned = false;
+        let mut pinned = None;
         let mut old = cluster.used.load(Relaxed);
         let was = loop {
-            if old == 0 && !pinned {
+            if let (0, None, Some(module)) = (old, pinned, self.module) {
                 // The reference comes before the count: whoever sees a count above zero relies on it.
-                if !self.module.get() {
+                if !module.get() {
                     return Err(NoPlace::Unloading);
                 }
-                pinned = true;
+                pinned = Some(module);
             }
             match cluster.used.cmpxchg(old, old + u32::from(pages), Full) {
                 Ok(was) => break was,
                 Err(now) => old = now,
             }
         };
-        if pinned && was != 0 {
-            self.module.put();
+        if let (Some(module), true) = (pinned, was != 0) {
+            module.put();
         }
         Ok(())
+    }
+
+    /// Takes a claim back of which no bit was set. The servers may have the page: they are to be told.
+    pub(crate) fn release(&self, slot: u64) {
+        let at = place(slot);
+        if let (Some(chunk), Some(cluster)) = (self.chunk(at), self.cluster(at)) {
+            self.flag(chunk, at);
+            self.unclaim(cluster, 1);
+        }
+    }
+
+    /// Flags a cluster for a FREE on each server; whether it was flagged on all.
+    fn flag(&self, chunk: &Chunk, at: Place) -> bool {
+        let flag = 1 << at.cluster;
+        let [primary, mirror] = &chunk.flags;
+        let flagged = atomic::set(primary, flag) & flag != 0;
+        flagged & (!self.mirrored || atomic::set(mirror, flag) & flag != 0)
     }
 
     /// Takes `n` from a cluster's count, and the module's reference with the last of it.
     fn unclaim(&self, cluster: Cluster<'_>, n: u32) {
         if n > 0 && cluster.used.fetch_sub(n, Full) == n {
-            self.module.put();
+            if let Some(module) = self.module {
+                module.put();
+            }
         }
     }
 
@@ -282,12 +302,7 @@ impl Areas {
         if cleared == 0 {
             return Cleared::default();
         }
-        let flag = 1 << at.cluster;
-        let [primary, mirror] = &chunk.flags;
-        let mut flagged = atomic::set(primary, flag) & flag != 0;
-        if self.mirrored {
-            flagged &= atomic::set(mirror, flag) & flag != 0;
-        }
+        let flagged = self.flag(chunk, at);
         self.present.fetch_sub(u64::from(cleared), Relaxed);
         self.unclaim(cluster, cleared);
         Cleared {
@@ -322,16 +337,45 @@ impl Areas {
         }
     }
 
-    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it.
+    /// The slots of a cluster that the server need not hold, for a FREE that is about to be sent to it: those
+    /// whose bit is clear, but for the `busy` ones, whose bit is clear because a copy is on its way. (That is
+    /// asked under the lane's lock, and only of a cluster that has more in use than bits set.)
     ///
     /// Where those are all of them, the server is whole from then on: what it has of old ones goes with this
     /// FREE, and each store to come is behind that in its stream.
-    pub(crate) fn absent(&self, replica: Replica, slot: u64) -> [u64; 8] {
-        let absent = self.stored(slot).map(|word| !word);
+    pub(crate) fn absent(
+        &self,
+        replica: Replica,
+        slot: u64,
+        busy: impl FnOnce() -> [u64; 8],
+    ) -> [u64; 8] {
+        // Before the bits: those that are cleared meanwhile then only count too much.
+        let used = self
+            .cluster(place(slot))
+            .map_or(0, |at| at.used.load(Acquire));
+        let mut absent = self.stored(slot).map(|word| !word);
+        let free: u32 = absent.iter().map(|word| word.count_ones()).sum();
+        if u32::from(CLUSTER_SLOTS).saturating_sub(free) < used {
+            for (word, busy) in absent.iter_mut().zip(busy()) {
+                *word &= !busy;
+            }
+        }
         if absent == [u64::MAX; 8] {
             self.is_empty(replica, slot);
         }
         absent
+    }
+
+    /// Clears the bits of the clusters that `mine` (by the cluster's number in its area) says.
+    pub(crate) fn forget(&self, mine: impl Fn(u64) -> bool) {
+        self.each_chunk(|first, _| {
+            for cluster in 0..CHUNK_CLUSTERS {
+                let slot = first + cluster * u64::from(CLUSTER_SLOTS);
+                if mine(cluster_in_area(slot)) {
+                    self.clear(slot, CLUSTER_SLOTS);
+                }
+            }
+        });
     }
 
     /// Shows the chunks that there are, each with the first slot of its clusters.

@@ -14,6 +14,7 @@ use super::platform::{
 use super::protocol::{Slot, CLUSTER_SLOTS};
 use super::shared::Shared;
 use super::stats::Refusal;
+use super::table::LoadEntry;
 use kernel::{
     prelude::*,
     sync::{
@@ -94,8 +95,15 @@ impl Client {
         self.maker.want(slot >> 48, offset.saturating_add(slots));
     }
 
-    /// Clears the bits of slots; the server is told in time. Returns how many there were.
+    /// Clears the bits of slots, and sees to it that no copy on its way sets one; the server is told in time.
+    /// Returns how many there were.
     fn forget(&self, slot: u64, pages: u16) -> u64 {
+        if self.shared.config.through {
+            // Before the bits are looked at: an acknowledgement may come just now.
+            if let Some(lane) = self.lane(slot) {
+                lane.detach(slot, pages);
+            }
+        }
         let cleared = self.shared.areas.clear(slot, pages);
         if cleared.tell {
             if let Some(lane) = self.lane(slot) {
@@ -106,6 +114,23 @@ impl Client {
     }
 }
 
+impl Client {
+    /// With `disk=through`: sends a copy of a folio that the kernel is about to write elsewhere.
+    fn store_beside(&self, folio: FolioView<'_>) {
+        let (slot, pages) = (folio.slot(), folio.pages());
+        let counters = &self.shared.counters;
+        counters.forgotten_pages.add(self.forget(slot, pages));
+        match self.admission(slot, pages) {
+            Ok(()) => {
+                if let Some(lane) = self.lane(slot) {
+                    lane.store_beside(folio);
+                }
+            }
+            Err(why) => counters.refuse(why, pages),
+        }
+    }
+}
+
 impl SwapHooks for Client {
     fn target() -> &'static Target<Self> {
         &TARGET
@@ -113,6 +138,10 @@ impl SwapHooks for Client {
 
     fn admit(&self, folio: FolioView<'_>) -> bool {
         let (slot, pages) = (folio.slot(), folio.pages());
+        if self.shared.config.through {
+            self.store_beside(folio);
+            return false;
+        }
         match self.admission(slot, pages) {
             Ok(()) => true,
             Err(why) => {
@@ -126,7 +155,17 @@ impl SwapHooks for Client {
     }
 
     fn holds(&self, folio: FolioView<'_>) -> bool {
-        self.shared.areas.count(folio.slot(), folio.pages()) > 0
+        let (slot, pages) = (folio.slot(), folio.pages());
+        let ours = self.shared.areas.count(slot, pages);
+        if !self.shared.config.through {
+            return ours > 0;
+        }
+        // The disk has all of it: it may as well be read from there.
+        let there = |lane: &Arc<Lane>| lane.may_ask(slot, |replica| lane.part(replica).is_up());
+        ours > 0
+            && ours == pages
+            && self.accepting.load(Relaxed)
+            && self.lane(slot).is_some_and(there)
     }
 
     fn invalidate(&self, slot: u64) {
@@ -165,6 +204,7 @@ impl SwapHooks for Client {
         let ours = self.shared.areas.count(slot, pages);
         match self.lane(slot) {
             Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio),
+            Some(lane) if self.shared.config.through => lane.read_from_disk(LoadEntry::new(folio)),
             // A large folio that is partly elsewhere was begun before the hooks stood; the kernel
             // keeps to single pages since.
             _ => {

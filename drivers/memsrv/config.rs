@@ -24,9 +24,9 @@ const MAX_TABLES: u64 = 1 << 19;
 const MAX_INFLIGHT: u32 = 65536;
 
 /// A server that owes an answer and says nothing for so long is given up, in milliseconds; sooner where
-/// another one has the pages.
+/// another one has the pages, or the disk.
 const SILENCE_MS: u32 = 5000;
-const MIRRORED_SILENCE_MS: u32 = 1000;
+const BACKED_SILENCE_MS: u32 = 1000;
 
 /// A server's address.
 #[derive(Clone, Copy)]
@@ -56,8 +56,12 @@ pub(crate) struct Config {
     pub(crate) inflight: u32,
     /// After how many milliseconds a store ends as failed.
     pub(crate) store_ms: u64,
-    /// How many milliseconds a load waits for a server that is away.
+    /// Whether every page goes to the disk, too, and a load that no server answers is read from there.
+    pub(crate) through: bool,
+    /// How many milliseconds a load waits for a server that is away; none if the disk has the page.
     pub(crate) hold_ms: u64,
+    /// How many milliseconds a load waits for a server that is there and answers other things.
+    pub(crate) load_ms: u64,
     /// After how many milliseconds of silence a server that owes an answer is given up.
     pub(crate) silence_ms: u64,
     /// After how many milliseconds a load is asked of the other server, too.
@@ -89,11 +93,14 @@ impl Config {
             pr_err!("mirror_strict=1 without mirror=HOST[:PORT]: give both or none\n");
             return Err(EINVAL);
         }
-        let silence_ms = match (params::silence_ms(), mirror) {
-            (0, None) => SILENCE_MS,
-            (0, Some(_)) => MIRRORED_SILENCE_MS,
-            (n, _) => n,
+        let through = through()?;
+        let silence_ms = match params::silence_ms() {
+            0 if through || mirror.is_some() => BACKED_SILENCE_MS,
+            0 => SILENCE_MS,
+            n => n,
         };
+        let silence_ms = u64::from(between("silence_ms", silence_ms, 100, 600_000)?);
+        let hold_ms = u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?);
         let connections = match params::connections() {
             0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
             n => n,
@@ -123,8 +130,10 @@ impl Config {
             )?)?,
             inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
             store_ms: u64::from(between("store_ms", params::store_ms(), 1000, 600_000)?),
-            hold_ms: u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?),
-            silence_ms: u64::from(between("silence_ms", silence_ms, 100, 600_000)?),
+            through,
+            hold_ms: if through { 0 } else { hold_ms },
+            load_ms: if through { silence_ms } else { hold_ms },
+            silence_ms,
             hedge_ms: u64::from(between("hedge_ms", params::hedge_ms(), 1, 600_000)?),
             keep_clean: params::keep_clean(),
         })
@@ -132,6 +141,11 @@ impl Config {
 }
 
 impl Config {
+    /// Whether a page that did not come back well is asked for again of the only server: nobody else has it.
+    pub(crate) fn asks_again(&self) -> bool {
+        self.mirror.is_none() && !self.through
+    }
+
     /// The replicas that there are, the primary first.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = Replica> {
         let count = if self.mirror.is_some() { 2 } else { 1 };
@@ -153,6 +167,20 @@ fn between(what: &str, value: u32, min: u32, max: u32) -> Result<u32> {
     }
     pr_err!("{what}={value} is out of range: give a number from {min} to {max}\n");
     Err(EINVAL)
+}
+
+fn through() -> Result<bool> {
+    match params::disk().to_bytes() {
+        b"fallback" => Ok(false),
+        b"through" => Ok(true),
+        _ => {
+            pr_err!(
+                "disk={} is neither: give disk=fallback or disk=through\n",
+                params::disk()
+            );
+            Err(EINVAL)
+        }
+    }
 }
 
 fn name(what: &str, given: &CStr) -> Result<Name> {

@@ -4,7 +4,7 @@
 //!
 //! | words | does | fails |
 //! |---|---|---|
-//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected |
+//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected; `EOPNOTSUPP` with `disk=through`, where nobody waits and nothing can be lost |
 //! | `replace primary HOST[:PORT]`, `replace mirror ...` | takes another server in the place of one; it is filled from the other | `EINVAL` without a mirror, or where the address is none, or the other's; `EBUSY` while the other one is away or lacks pages |
 //!
 //! Unknown words are `EINVAL`.
@@ -33,6 +33,7 @@ pub(crate) fn control(report: &Report, reader: &mut UserSliceReader) -> Result {
     reader.read_slice(text)?;
     let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
     let mut words = text.split_ascii_whitespace();
+    let _commanding = report.shared.commanding.lock();
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some("giveup"), None, ..) => give_up(report),
         (Some("replace"), Some("primary"), Some(server), None) => {
@@ -47,6 +48,9 @@ pub(crate) fn control(report: &Report, reader: &mut UserSliceReader) -> Result {
 
 fn give_up(report: &Report) -> Result {
     let (shared, lanes) = (&report.shared, &report.lanes);
+    if shared.config.through {
+        return Err(EOPNOTSUPP);
+    }
     let is_up = |lane: &Arc<Lane>| {
         shared
             .config

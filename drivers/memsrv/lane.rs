@@ -23,6 +23,7 @@ use super::areas::index;
 use super::engine::{
     self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, FREE_LIMIT,
 };
+use super::flights::Flights;
 use super::link::{event, Part};
 use super::platform::{
     folio::{LoadingFolio, StoringFolio},
@@ -37,7 +38,7 @@ use super::unread::Unread;
 use kernel::{
     prelude::*,
     sync::{
-        atomic::Relaxed,
+        atomic::{Atomic, Relaxed},
         new_condvar,
         new_spinlock_irq,
         Arc,
@@ -79,6 +80,8 @@ pub(crate) struct Lane {
     pub(crate) number: u16,
     #[pin]
     pub(crate) state: SpinLockIrq<State>,
+    /// How many copies would set a bit when they are acknowledged: written under the lock, read without.
+    pub(crate) attached: Atomic<usize>,
     /// Loads wait here for an entry.
     #[pin]
     pub(crate) load_room: CondVar,
@@ -121,9 +124,13 @@ fn streams(shared: &Shared) -> Result<Streams> {
 impl Lane {
     /// Lane `number`, not connected.
     pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
+        let flights = match shared.config.through {
+            true => Some(Flights::new(shared.clone())?),
+            false => None,
+        };
         let state = State {
             streams: streams(&shared)?,
-            table: Table::new(shared.pool.size(), LOADS)?,
+            table: Table::new(shared.pool.size(), LOADS, flights)?,
             failing_over: false,
             sources: [Source::default(); 2],
         };
@@ -132,6 +139,7 @@ impl Lane {
                 shared,
                 number,
                 state <- new_spinlock_irq!(state),
+                attached: Atomic::new(0),
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
                 primary <- Part::new()?,
@@ -152,9 +160,12 @@ impl Lane {
     /// Whether a store of this slot is worth being admitted.
     pub(crate) fn takes(&self, slot: u64) -> bool {
         let shared = &self.shared;
-        let takes = |replica| {
-            let whole = shared.areas.standing(replica, Slot(slot)) != Standing::Behind;
-            self.part(replica).is_up() && whole
+        let up = |replica| self.part(replica).is_up();
+        let takes = |replica: Replica| match shared.areas.standing(replica, Slot(slot)) {
+            Standing::Whole => up(replica),
+            // What the other one has is nowhere else: it may not miss a page.
+            Standing::Partial => up(replica) && up(replica.other()),
+            Standing::Behind => false,
         };
         let mut replicas = shared.config.replicas();
         if shared.config.mirror_strict {
@@ -165,7 +176,7 @@ impl Lane {
     }
 
     /// Rings the bells of the connections that `wanted` says.
-    fn ring(&self, events: u32, wanted: impl Fn(Replica, &Part) -> bool) {
+    pub(crate) fn ring(&self, events: u32, wanted: impl Fn(Replica, &Part) -> bool) {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
             if wanted(replica, part) {
@@ -185,7 +196,7 @@ impl Lane {
     }
 
     /// Whoever is owed an answer must look at the clock.
-    fn tell_watch(&self, streams: &Streams) {
+    pub(crate) fn tell_watch(&self, streams: &Streams) {
         self.ring(event::WATCH, |replica, part| {
             !part.watched.load(Relaxed) && streams.oldest_ms(replica).is_some()
         });
@@ -208,7 +219,7 @@ impl Lane {
                 }
                 return;
             };
-            let crc = pool.buffers().fill(number, folio, page, slot);
+            let crc = pool.buffers().fill(number, folio.view(), page, slot);
             queued = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
@@ -256,15 +267,11 @@ impl Lane {
     }
 
     fn begin_load(&self, folio: LoadingFolio, may_wait: bool) {
-        let (slot, pages) = (folio.slot(), folio.pages());
-        let entry = LoadEntry {
-            folio,
-            pages,
-            asked_us: sys::now_us(),
-            patient: sys::current_is_swapoff(),
-            damaged: 0,
-        };
+        let slot = folio.slot();
+        let mut entry = LoadEntry::new(folio);
+        entry.patient &= !self.shared.config.through;
         match self.ask(slot, entry, may_wait) {
+            Err(entry) if self.shared.config.through => self.read_from_disk(entry),
             Err(entry) => {
                 if may_wait {
                     ratelimited!(
@@ -300,6 +307,10 @@ impl Lane {
             }
             // The thread looks at the time for those who wait here, too, and wakes them.
             self.load_room.wait(&mut state);
+        }
+        if self.shared.config.through && !self.may_ask(slot, |r| state.streams.is_connected(r)) {
+            // It would wait, and the disk does not.
+            return Err(entry);
         }
         let State { streams, table, .. } = &mut *state;
         let pages = entry.pages;
@@ -341,6 +352,7 @@ impl Lane {
         let (result, done) = {
             let mut state = self.state.lock();
             let result = change(&mut state);
+            self.look_through(&mut state.table);
             (result, state.table.pop_done(&self.shared.pool))
         };
         if let Some(done) = done {

@@ -22,9 +22,11 @@ mod areas;
 mod client;
 mod config;
 mod control;
+mod flights;
 mod lane;
 mod link;
 mod maker;
+mod no_session;
 mod pool;
 mod refill;
 mod rx;
@@ -33,6 +35,7 @@ mod shared;
 mod standings;
 mod stats;
 mod table;
+mod through;
 mod tx;
 mod unread;
 
@@ -55,6 +58,7 @@ use platform::{
 };
 use shared::Shared;
 use stats::Report;
+use through::Reader;
 
 module! {
     type: Memsrv,
@@ -71,13 +75,23 @@ struct Memsrv {
     client: Arc<Client>,
     hooks: Option<Registration<Client>>,
     threads: KVec<Thread<Link>>,
+    /// After the links, whose last loads it reads.
+    _reader: Option<Thread<Reader>>,
     _maker: Thread<Maker>,
 }
 
 impl kernel::Module for Memsrv {
     fn init(module: &'static ThisModule) -> Result<Self> {
         let config = Config::from_params()?;
-        let areas = Areas::new(ModulePin::new(module), config.mirror.is_some())?;
+        // Where the disk has every page, the module need not stay for those that are away.
+        let pin = match config.through {
+            true => None,
+            false => Some(ModulePin::new(module)),
+        };
+        if config.through {
+            through::prepare()?;
+        }
+        let areas = Areas::new(pin, config.mirror.is_some())?;
         let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
         // Areas that are on already: nobody tells which, so the first two are taken to be as large as
         // all that is free. What is missing all the same is made when it is first asked for.
@@ -107,6 +121,10 @@ impl kernel::Module for Memsrv {
             }
             lanes.push(lane, GFP_KERNEL)?;
         }
+        let reader = match shared.config.through {
+            true => Some(Reader::start(shared.clone(), copy(&lanes)?)?),
+            false => None,
+        };
         let maker = Maker::new(shared.clone())?;
         let maker_thread = Thread::start(c"memsrv-maker", maker.clone())?;
         let client = Client::new(shared.clone(), copy(&lanes)?, maker);
@@ -149,6 +167,7 @@ impl kernel::Module for Memsrv {
             client,
             hooks: Some(hooks),
             threads,
+            _reader: reader,
             _maker: maker_thread,
         })
     }

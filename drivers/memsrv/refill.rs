@@ -5,7 +5,7 @@
 //! What happens to a cluster on the way is the engine's to say (`engine`, "The life of a refill"); here is
 //! which clusters, when, and what the PULL holds. Each link's thread sees to its own server.
 
-use super::engine::{Replica, REFILLS};
+use super::engine::REFILLS;
 use super::lane::{Lane, State};
 use super::link::{event, Link};
 use super::platform::sys;
@@ -71,6 +71,8 @@ pub(crate) struct Refilling {
     retry_ms: u64,
     /// How many clusters were whole again when this was last looked at.
     refilled: u64,
+    /// The slot from which on clusters are looked for.
+    next: u64,
     /// Whether the server was not whole when this was last looked at.
     behind: bool,
 }
@@ -86,17 +88,22 @@ impl Link {
         let (lane, areas) = (&self.lane, &self.lane.shared.areas);
         let behind = self.is_behind();
         self.tell_whole(refilling, behind);
-        if !behind || sys::now_ms() < refilling.retry_at_ms {
+        if !behind {
             return;
         }
         // Those that are being refilled are found again.
         let mut found = [Slot(0); 2 * REFILLS];
-        let count = areas.find_behind(self.replica, |cluster| lane.has(cluster), &mut found);
+        let now = sys::now_ms();
+        let mut count = 0;
+        if now >= refilling.retry_at_ms {
+            let mine = |cluster| lane.has(cluster);
+            count = areas.find_behind(self.replica, mine, refilling.next, &mut found);
+        }
         let found = found.get(..count).unwrap_or(&[]);
         let failed = lane.change(|state| {
             // Looked at under the lock: who freezes takes it, and then sees the FREEs.
             if !lane.shared.frozen.load(Relaxed) {
-                state.streams.refill(self.replica, found, areas);
+                state.streams.refill(self.replica, found, areas, now);
             }
             state.streams.refill_failed(self.replica)
         });
@@ -104,7 +111,9 @@ impl Link {
             Some(status) => {
                 let (first, last) = RETRY_MS;
                 refilling.retry_ms = refilling.retry_ms.saturating_mul(2).clamp(first, last);
-                refilling.retry_at_ms = sys::now_ms().saturating_add(refilling.retry_ms);
+                refilling.retry_at_ms = now.saturating_add(refilling.retry_ms);
+                // One that fails again and again does not keep the others waiting.
+                refilling.next = found.last().map_or(0, |slot| slot.0);
                 ratelimited!(
                     pr_warn,
                     "{self}: pages could not be copied to {} from the other server: {}; trying again\n",
@@ -133,11 +142,15 @@ impl Link {
 }
 
 impl Lane {
-    /// An answer came from one server: whoever refills may have been waiting for it.
+    /// An answer came from one server: whoever refills may have been waiting for it, or has fallen behind by
+    /// it and does not look at the clock.
     pub(crate) fn tell_refill(&self, state: &State) {
-        for replica in Replica::BOTH {
-            if state.streams.refills(replica) > 0 {
-                self.part(replica).bell.ring(event::SEND);
+        let areas = &self.shared.areas;
+        for replica in self.shared.config.replicas() {
+            let part = self.part(replica);
+            let unaware = areas.behind(replica) > 0 && !part.watched.load(Relaxed);
+            if unaware || state.streams.refills(replica) > 0 {
+                part.bell.ring(event::SEND);
             }
         }
     }

@@ -158,8 +158,8 @@ impl Link {
                     "{self}: slot {slot:#x} came back damaged (checksum)\n"
                 );
                 result = Err(LoadError::Checksum);
-                // With a mirror, that is asked.
-                again = self.lane.shared.config.mirror.is_none() && filling.entry.may_try_again();
+                // With a mirror, that is asked; or the disk.
+                again = self.lane.shared.config.asks_again() && filling.entry.may_try_again();
             }
         }
         let more = self.lane.change(|state| {
@@ -176,6 +176,7 @@ impl Link {
             if let Some(completion) = ended {
                 state.complete(completion, self.replica, &self.lane.shared.pool);
             }
+            self.lane.tell_refill(state);
             Ok(state.streams.has_output(self.replica.other()))
         })?;
         if more {
@@ -189,7 +190,7 @@ impl Link {
         if let Message::Notice { status, .. } = message {
             ratelimited!(pr_info, "{self}: the server says: {}\n", status.as_str());
         }
-        if let (Message::NoPage { status, .. }, None) = (message, lane.shared.config.mirror) {
+        if let (Message::NoPage { status, .. }, true) = (message, lane.shared.config.asks_again()) {
             // Only these say that the page is gone; after anything else it is asked for again.
             if !matches!(status, Status::NotFound | Status::BadChecksum) {
                 ratelimited!(pr_err, "a load was refused: {}\n", status.as_str());

@@ -18,6 +18,7 @@ use super::config::{Config, Server};
 use super::engine::Replica;
 use super::lane::State;
 use super::link::{event, Link};
+use super::no_session::NoSession;
 use super::platform::{
     socket::Connection,
     sys,
@@ -57,68 +58,6 @@ const WATCH_MS: u32 = 200;
 /// The smallest window that leaves room for loads beside stores.
 const MIN_WINDOW: u32 = 16;
 
-/// Why a session did not come about.
-enum NoSession {
-    /// The network's error.
-    Network(Error),
-    /// The peer is no memsrv.
-    Stranger,
-    /// The server said no.
-    Refused(Status),
-}
-
-impl NoSession {
-    fn errno(&self) -> Error {
-        match self {
-            NoSession::Network(error) => *error,
-            NoSession::Stranger => EPROTO,
-            NoSession::Refused(status) => match status {
-                Status::Version => EPROTONOSUPPORT,
-                Status::Busy => EBUSY,
-                Status::Denied => EACCES,
-                Status::Full | Status::Quota => ENOSPC,
-                Status::Stale => ESTALE,
-                _ => EPROTO,
-            },
-        }
-    }
-
-    /// One line that says what happened and what to do.
-    fn log(&self, link: &Link) {
-        let config = &link.lane.shared.config;
-        let server = link.lane.shared.address(link.replica);
-        match self {
-            NoSession::Network(error) if *error == ECONNREFUSED => pr_err!(
-                "cannot reach server {server}: connection refused; is memsrvd running there, and does it listen on this address and port?\n"
-            ),
-            NoSession::Network(error) if *error == EINVAL => pr_err!(
-                "server {server} is the same as the other: two copies there are no better than one; give the address of another as mirror=\n"
-            ),
-            NoSession::Network(error) => pr_err!(
-                "cannot reach server {server}: {error:?}; check the address, the network and the firewall\n"
-            ),
-            NoSession::Stranger => pr_err!(
-                "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
-            ),
-            NoSession::Refused(Status::Version) => pr_err!(
-                "server {server} speaks another version of the protocol than this module ({VERSION}); install matching versions\n"
-            ),
-            NoSession::Refused(Status::Stale) => pr_err!(
-                "server {server} has executed more than this machine knows of: was it restored from a snapshot of itself? Its pages there are lost; programs that need them get SIGBUS\n"
-            ),
-            NoSession::Refused(Status::Busy) => pr_err!(
-                "server {server} says that client {} is connected already with region {}; give this one another client= or region= name\n",
-                config.client.as_str(),
-                config.region.as_str()
-            ),
-            NoSession::Refused(status) => pr_err!(
-                "server {server} refuses the session: {}; see the server's log\n",
-                status.as_str()
-            ),
-        }
-    }
-}
-
 /// When to connect, and what was said of it.
 struct Session {
     started_ms: u64,
@@ -129,6 +68,8 @@ struct Session {
     /// Whether the server's absence was logged since it was last there.
     told: bool,
     refilling: Refilling,
+    /// Whether another server is to take this one's place.
+    replaced: bool,
 }
 
 impl Session {
@@ -141,6 +82,7 @@ impl Session {
             blocked: false,
             told: false,
             refilling: Refilling::default(),
+            replaced: false,
         }
     }
 
@@ -209,7 +151,7 @@ impl Link {
                 None => WATCH_MS,
             }
             .clamp(1, WATCH_MS)
-        } else if behind {
+        } else if behind || session.replaced {
             WATCH_MS
         } else {
             0
@@ -227,12 +169,19 @@ impl Link {
     fn tend(&self, session: &mut Session, events: u32) {
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
+            self.expire(0);
             return;
         }
-        if events & event::REPLACED != 0 {
-            self.disconnect(session, "another server takes its place");
-            session.retry_at_ms = 0;
-            return;
+        session.replaced |= events & event::REPLACED != 0;
+        if session.replaced {
+            if self.leave_to_other() {
+                self.disconnect(session, "another server takes its place");
+                session.retry_at_ms = 0;
+                session.replaced = false;
+                return;
+            }
+            // The other one has gone meanwhile; what this one has is needed until that is back.
+            self.part().up.store(true, Relaxed);
         }
         if events & event::FREE != 0 {
             self.lane.flush_frees(self.replica);
@@ -287,7 +236,7 @@ impl Link {
         let answerable = age(connected_ms) > config.silence_ms;
         let late = |number: Option<&u32>, since| {
             answerable
-                && age(since) > config.hold_ms
+                && age(since) > config.load_ms
                 && !number.is_some_and(|n| state.table.is_patient(*n))
         };
         streams
@@ -298,7 +247,8 @@ impl Link {
     /// The link is down: give up what waited too long, and try to connect when it is time.
     fn wait_down(self: &Arc<Self>, session: &mut Session, events: u32) {
         self.lane.load_room.notify_all();
-        if events & event::REPLACED != 0 {
+        session.replaced |= events & event::REPLACED != 0;
+        if core::mem::take(&mut session.replaced) {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
         }
@@ -343,6 +293,7 @@ impl Link {
                 self.server(),
                 reason.errno(),
                 match self.config().mirror {
+                    None if self.config().through => "its pages are read from the disk",
                     None => "its stores go elsewhere, its loads wait for hold_ms",
                     Some(_) => "the other server carries on alone",
                 }
@@ -350,6 +301,9 @@ impl Link {
         }
         session.told = true;
         let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
+        if !first && matches!(reason, NoSession::Outdated) && !session.told {
+            reason.log(self);
+        }
         if stale {
             // What it has of ours it will not give.
             self.lost_pages();
@@ -380,11 +334,15 @@ impl Link {
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
         let (asked, acked) = self.last();
         let welcome = self.handshake(&connection, asked)?;
+        let known = asked == Instance::default() || asked == welcome.instance;
+        if !known && welcome.executed > Seq(0) {
+            // Its pages were newest once, and would be taken for it again.
+            return Err(NoSession::Outdated);
+        }
         let told = lane.shared.welcomed(self.replica, asked, &welcome);
         if let Some(held) = told.map_err(NoSession::Network)? {
             self.started_anew(held);
         }
-        let known = asked == Instance::default() || asked == welcome.instance;
         if !known || welcome.executed < acked {
             // Only this lane's: the others find out by themselves, when their connections are gone, too.
             self.lost_pages();
@@ -402,7 +360,8 @@ impl Link {
         });
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
-                part.up.store(true, Relaxed);
+                lane.shared
+                    .if_at(self.replica, server, || part.up.store(true, Relaxed));
                 // What is broken by now says so.
                 socket.poll();
                 tx.reset(Some(socket));
@@ -430,10 +389,23 @@ impl Link {
         (instance, state.streams.acked(self.replica))
     }
 
+    /// Before this server leaves for good: from now on the other one has all that counts of this lane, if it
+    /// is there and whole. In one piece, so that it cannot fall behind meanwhile.
+    fn leave_to_other(&self) -> bool {
+        let (shared, other) = (&self.lane.shared, self.replica.other());
+        self.lane.change(|state| {
+            let whole = state.streams.is_connected(other) && shared.areas.behind(other) == 0;
+            if whole {
+                self.lost_pages();
+            }
+            whole
+        })
+    }
+
     /// The server does not have the pages of this lane any more.
     fn lost_pages(&self) {
         let mine = |cluster| self.lane.has(cluster);
-        self.lane.shared.areas.lost(self.replica, mine);
+        self.lane.shared.lost(self.replica, mine);
     }
 
     /// Tells the engine of a connection with that window, or of its end.
@@ -456,6 +428,9 @@ impl Link {
             return;
         }
         match self.config().mirror {
+            None if self.config().through => pr_warn!(
+                "server {server} has started anew: the {held} pages that were there are on the disk\n"
+            ),
             None => pr_err!(
                 "server {server} has started anew: {held} pages are lost; programs that need them get SIGBUS\n"
             ),
@@ -579,7 +554,10 @@ impl Link {
                 break;
             }
         }
-        if let Some(connection) = self.drop_connection() {
+        let connection = self.drop_connection();
+        // With the disk behind it the module may go with loads under way.
+        self.expire(0);
+        if let Some(connection) = connection {
             // The threads are stopped from the last to the first.
             if self.lane.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
                 // The server closes when it has read it.

@@ -5,7 +5,7 @@
 use super::areas::{index, Areas};
 use super::config::{Config, Server};
 use super::engine::Replica;
-use super::platform::sys;
+use super::platform::{sys, thread::Bell};
 use super::pool::Pool;
 use super::protocol::{Incarnation, Instance, Welcome};
 use super::stats::HookCounters;
@@ -40,12 +40,17 @@ pub(crate) struct Shared {
     /// Where each server is. Held for moments, by threads only.
     #[pin]
     addresses: Mutex<[Server; 2]>,
+    /// Held while a command is done.
+    #[pin]
+    pub(crate) commanding: Mutex<()>,
     /// How many pages each server grants.
     granted: [Atomic<u64>; 2],
     /// Whether a server refuses us for good, as one that knows a later state of ours.
     stale: [Atomic<bool>; 2],
     /// Whether the machine hibernates, so that nothing may change on the server.
     pub(crate) frozen: Atomic<bool>,
+    /// Folios are to be read from the disk.
+    pub(crate) disk_bell: Bell,
     /// Whether nobody is to wait any more for servers that are away.
     given_up: Atomic<bool>,
     /// Until when nothing is stored, in milliseconds, and for how long that was.
@@ -69,9 +74,11 @@ impl Shared {
             incarnation: Incarnation(sys::random()),
             instances <- new_mutex!([Instance::default(); 2]),
             addresses <- new_mutex!(addresses),
+            commanding <- new_mutex!(()),
             granted: [const { Atomic::new(0) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
+            disk_bell: Bell::new(),
             given_up: Atomic::new(false),
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
@@ -94,6 +101,17 @@ impl Shared {
         match replica {
             Replica::Primary => primary,
             Replica::Mirror => mirror,
+        }
+    }
+
+    /// Calls `then` if the server is still there.
+    pub(crate) fn if_at(&self, replica: Replica, server: Server, then: impl FnOnce()) {
+        let addresses = self.addresses.lock();
+        if addresses
+            .get(index(replica))
+            .is_some_and(|now| now.0 == server.0)
+        {
+            then();
         }
     }
 
@@ -139,6 +157,17 @@ impl Shared {
         let news = !self.is_stale(replica);
         self.set_stale(replica, true);
         news
+    }
+
+    /// A server has lost its pages of the clusters that `mine` (by the cluster's number in its area) says.
+    pub(crate) fn lost(&self, replica: Replica, mine: impl Fn(u64) -> bool) {
+        if self.config.through && self.config.mirror.is_none() {
+            // They are on the disk. A late acknowledgement of its older life may set a bit after this: that
+            // page is then asked for, not found, and read from the disk.
+            self.areas.forget(mine);
+        } else {
+            self.areas.lost(replica, mine);
+        }
     }
 
     fn set_stale(&self, replica: Replica, on: bool) {

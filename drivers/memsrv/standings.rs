@@ -17,7 +17,7 @@ use super::areas::{cluster_in_area, index, place, Areas, Chunk, Place};
 use super::engine::{Clusters, Replica, Standing};
 use super::platform::atomic;
 use super::protocol::{Slot, CLUSTER_SLOTS};
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Relaxed};
 
 /// A row of the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,11 @@ impl Areas {
         let Some(words) = self.chunk(at).and_then(|chunk| words(chunk, replica)) else {
             return Mark::Whole;
         };
-        let is_set = |word: &Atomic<u64>| word.load(Relaxed) & 1 << at.cluster != 0;
-        match (is_set(words.behind), is_set(words.partial)) {
+        let bit = 1 << at.cluster;
+        // In this order who becomes behind is never seen as whole on the way.
+        let partial = words.partial.load(Acquire) & bit != 0;
+        let behind = words.behind.load(Relaxed) & bit != 0;
+        match (behind, partial) {
             (false, false) => Mark::Whole,
             (true, false) => Mark::Behind,
             (true, true) => Mark::Wiping,
@@ -58,7 +61,7 @@ impl Areas {
         }
     }
 
-    /// Under `changing`. Who looks without a lock sees the server behind in between, if anything.
+    /// Under `changing`. Who looks without a lock sees the server behind or partial in between.
     fn set_mark(&self, replica: Replica, at: Place, mark: Mark) {
         let (Some(words), Some(count)) = (
             self.chunk(at).and_then(|chunk| words(chunk, replica)),
@@ -114,11 +117,33 @@ impl Areas {
     }
 
     /// Puts the first slots of clusters of which the server is not whole into `found`, of those that `mine`
-    /// (by the cluster's number in its area) says; returns how many they are.
+    /// (by the cluster's number in its area) says; returns how many they are. Those from slot `next` on come
+    /// first.
     pub(crate) fn find_behind(
         &self,
         replica: Replica,
         mine: impl Fn(u64) -> bool,
+        next: u64,
+        found: &mut [Slot],
+    ) -> usize {
+        let late = self.find_part(
+            replica,
+            |slot| slot >= next && mine(cluster_in_area(slot)),
+            found,
+        );
+        let rest = found.get_mut(late..).unwrap_or(&mut []);
+        let early = self.find_part(
+            replica,
+            |slot| slot < next && mine(cluster_in_area(slot)),
+            rest,
+        );
+        late + early
+    }
+
+    fn find_part(
+        &self,
+        replica: Replica,
+        wanted: impl Fn(u64) -> bool,
         found: &mut [Slot],
     ) -> usize {
         let mut count = 0;
@@ -134,7 +159,7 @@ impl Areas {
                 let Some(place) = found.get_mut(count) else {
                     return;
                 };
-                if mine(cluster_in_area(slot.0)) {
+                if wanted(slot.0) {
                     *place = slot;
                     count += 1;
                 }

@@ -7,10 +7,11 @@
 //! operation of its own; what happens in the hooks, by atomic counters.
 
 use super::engine::{LoadError, Replica, StoreError};
+use super::flights::Landed;
 use super::lane::Lane;
 use super::platform::sys;
 use super::shared::Shared;
-use super::table::{Group, LoadEntry};
+use super::table::{no_room, Group, LoadEntry};
 use kernel::{
     prelude::*,
     sync::{
@@ -67,6 +68,8 @@ pub(crate) struct LaneCounters {
     failovers: u64,
     failover_us: u64,
     pub(crate) hedged_loads: u64,
+    pub(crate) through_stores: u64,
+    late_stores: u64,
     store_us: Log2,
     load_us: Log2,
 }
@@ -74,15 +77,23 @@ pub(crate) struct LaneCounters {
 impl LaneCounters {
     /// A folio's store has ended.
     pub(crate) fn store_ended(&mut self, group: &Group) {
-        let pages = u64::from(group.pages);
-        match group.failed {
+        self.pages_ended(u64::from(group.pages), group.asked_us, group.failed);
+    }
+
+    /// With `disk=through`: a copy has ended.
+    pub(crate) fn copy_ended(&mut self, landed: &Landed) {
+        self.pages_ended(1, landed.asked_us, landed.result.err());
+        self.late_stores += u64::from(landed.late);
+    }
+
+    fn pages_ended(&mut self, pages: u64, asked_us: u64, failed: Option<StoreError>) {
+        match failed {
             None => {
                 self.stored_pages += pages;
-                self.store_us
-                    .add(sys::now_us().saturating_sub(group.asked_us));
+                self.store_us.add(sys::now_us().saturating_sub(asked_us));
             }
             Some(StoreError::Expired) => self.failed_expired += pages,
-            Some(_) if group.no_room() => self.failed_full += pages,
+            Some(error) if no_room(error) => self.failed_full += pages,
             Some(_) => self.failed_stores += pages,
         }
     }
@@ -118,6 +129,8 @@ impl LaneCounters {
         self.failovers += other.failovers;
         self.hedged_loads += other.hedged_loads;
         self.failover_us = self.failover_us.max(other.failover_us);
+        self.through_stores += other.through_stores;
+        self.late_stores += other.late_stores;
         self.stored_pages += other.stored_pages;
         self.loaded_pages += other.loaded_pages;
         self.failed_full += other.failed_full;
@@ -155,6 +168,7 @@ pub(crate) struct HookCounters {
     pub(crate) freed_pages: Counter,
     pub(crate) forgotten_pages: Counter,
     pub(crate) mixed_loads: Counter,
+    pub(crate) disk_reads: Counter,
     pub(crate) leftover_slots: Counter,
 }
 
@@ -226,6 +240,15 @@ impl Report {
         writeln!(f, "server {}", shared.address(Replica::Primary).0)?;
         writeln!(f, "client {}", config.client.as_str())?;
         writeln!(f, "region {}", config.region.as_str())?;
+        writeln!(
+            f,
+            "disk {}",
+            if config.through {
+                "through"
+            } else {
+                "fallback"
+            }
+        )?;
         writeln!(f, "remote_pages {}", shared.areas.present())?;
         writeln!(f, "granted_pages {}", shared.granted())?;
         writeln!(f, "stored_pages {}", sum.stored_pages)?;
@@ -256,6 +279,11 @@ impl Report {
         writeln!(f, "reconnects {}", reconnects)?;
         writeln!(f, "store_us_log2 {}", sum.store_us)?;
         writeln!(f, "load_us_log2 {}", sum.load_us)?;
+        if config.through {
+            writeln!(f, "through_stores {}", sum.through_stores)?;
+            writeln!(f, "through_late {}", sum.late_stores)?;
+            writeln!(f, "disk_reads {}", hooks.disk_reads.get())?;
+        }
         if config.mirror.is_some() {
             self.write_mirror(f, &sum)?;
         }

@@ -7,6 +7,7 @@
 //! What has ended waits in a list until the lock is dropped, because ending a folio takes other locks.
 
 use super::engine::{Completion, LoadError, StoreError};
+use super::flights::Flights;
 use super::platform::{
     folio::{LoadingFolio, WritebackFolio},
     sys, //
@@ -43,6 +44,17 @@ pub(crate) struct LoadEntry {
 const RETRIES: u8 = 2;
 
 impl LoadEntry {
+    /// A load that begins.
+    pub(crate) fn new(folio: LoadingFolio) -> Self {
+        Self {
+            pages: folio.pages(),
+            folio,
+            asked_us: sys::now_us(),
+            patient: sys::current_is_swapoff(),
+            damaged: 0,
+        }
+    }
+
     /// Counts a damaged page; whether it is worth asking for it again.
     pub(crate) fn may_try_again(&mut self) -> bool {
         self.damaged = self.damaged.saturating_add(1);
@@ -80,6 +92,10 @@ pub(crate) struct Table {
     free_load: u32,
     done_store: u32,
     done_load: u32,
+    /// Loads that have failed and are to be read from the disk; each keeps its entry until a thread has it.
+    disk_load: u32,
+    /// With `disk=through`: the copies, which then belong to no folio.
+    pub(crate) flights: Option<Flights>,
     pub(crate) counters: LaneCounters,
 }
 
@@ -89,13 +105,15 @@ fn at<T>(items: &mut [T], number: u32) -> Option<&mut T> {
 
 impl Table {
     /// For copies out of a pool of `copies` pages, and `loads` loads.
-    pub(crate) fn new(copies: u32, loads: u32) -> Result<Self> {
+    pub(crate) fn new(copies: u32, loads: u32, flights: Option<Flights>) -> Result<Self> {
         let mut this = Self {
             copies: KVVec::with_capacity(usize::try_from(copies)?, GFP_KERNEL)?,
             loads: KVVec::with_capacity(usize::try_from(loads)?, GFP_KERNEL)?,
             free_load: NIL,
             done_store: NIL,
             done_load: NIL,
+            disk_load: NIL,
+            flights,
             counters: LaneCounters::default(),
         };
         for _ in 0..copies {
@@ -235,17 +253,41 @@ impl Table {
 
     /// The engine says that something has ended.
     pub(crate) fn complete(&mut self, completion: Completion<u32, u32>, pool: &Pool) {
-        match completion {
-            Completion::Store { token, result } => self.end_copy(token, result, pool),
-            Completion::Load { token, result } => {
-                let head = self.done_load;
+        match (completion, &mut self.flights) {
+            (Completion::Store { token, result }, Some(flights)) => {
+                if let Some(landed) = flights.end(token, result) {
+                    flights.tell_shared(result);
+                    self.counters.copy_ended(&landed);
+                }
+            }
+            (Completion::Store { token, result }, None) => self.end_copy(token, result, pool),
+            (Completion::Load { token, result }, flights) => {
+                let list = match (result, flights) {
+                    (Err(_), Some(_)) => &mut self.disk_load,
+                    _ => &mut self.done_load,
+                };
                 if let Some(load) = at(&mut self.loads, token) {
                     load.result = result;
-                    load.next = head;
-                    self.done_load = token;
+                    load.next = *list;
+                    *list = token;
                 }
             }
         }
+    }
+
+    /// Whether there are loads to be read from the disk.
+    pub(crate) fn wants_disk(&self) -> bool {
+        self.disk_load != NIL
+    }
+
+    /// Takes a load that is to be read from the disk.
+    pub(crate) fn pop_disk(&mut self) -> Option<LoadEntry> {
+        let number = self.disk_load;
+        let load = at(&mut self.loads, number)?;
+        self.disk_load = load.next;
+        load.next = self.free_load;
+        self.free_load = number;
+        load.entry.take()
     }
 
     /// Takes one of what has ended, and counts it.
@@ -273,6 +315,11 @@ impl Table {
 impl Group {
     /// Whether the server said that it has no room.
     pub(crate) fn no_room(&self) -> bool {
-        matches!(self.failed, Some(StoreError::Refused(status)) if status.is_no_room())
+        self.failed.is_some_and(no_room)
     }
+}
+
+/// Whether the server said that it has no room.
+pub(crate) fn no_room(error: StoreError) -> bool {
+    matches!(error, StoreError::Refused(status) if status.is_no_room())
 }

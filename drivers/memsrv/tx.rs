@@ -213,7 +213,10 @@ impl Lane {
         batch.clear();
         let mut state = self.state.lock();
         let State {
-            streams, sources, ..
+            streams,
+            sources,
+            table,
+            ..
         } = &mut *state;
         for _ in 0..BATCH {
             if let Some((tag, slot)) = streams.next_pull(replica) {
@@ -223,7 +226,9 @@ impl Lane {
                 continue;
             }
             let mask = |slot: super::protocol::Slot| {
-                FreeMask::from_words(self.shared.areas.absent(replica, slot.0))
+                let flights = table.flights.as_ref();
+                let busy = || flights.map_or([0; 8], |flights| flights.busy(slot.0));
+                FreeMask::from_words(self.shared.areas.absent(replica, slot.0, busy))
             };
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,

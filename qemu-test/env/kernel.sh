@@ -12,11 +12,10 @@
 # --refresh looks for a newer kernel even though there is one in the cache.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$ENV_DIR/kernel-source.sh"
 
 dir="$MEMSRV_CACHE/kernel"
 flavour=cloud-amd64
-
-in_root() { MEMSRV_UID=0 MEMSRV_GID=0 MEMSRV_CWD="${WORK:-$TREE}" "$ENV_DIR/in-root" "$@"; }
 
 link_into_tree() {
 	local release
@@ -42,14 +41,10 @@ candidates() {
 		sed -n "s/^linux-headers-\([0-9].*-$flavour\)\$/\1/p" | sort -rV
 }
 
-version_of() { in_root apt-cache show --no-all-versions "$1" 2>/dev/null | sed -n 's/^Version: //p'; }
-
-fetch() { (cd "$WORK" && MEMSRV_CWD=$WORK in_root apt-get -o APT::Sandbox::User=root download "$@"); }
-
 # usable RELEASE: unpacks its headers into $WORK/headers; prints why not, if not.
 usable() {
 	local release=$1 version source_version config rustc
-	source_package=linux-source-$(cut -d. -f1,2 <<<"$release")
+	source_package=$(source_package "$release")
 	version=$(version_of "linux-headers-$release")
 	source_version=$(version_of "$source_package")
 	if [ "$version" != "$source_version" ]; then
@@ -101,19 +96,10 @@ fetch_image() {
 	mv "$modules" "$WORK/modules"
 }
 
-# What no module build reads stays packed: other architectures' and drivers' code, documentation.
+# Drivers' and file systems' code stays packed: no module build reads it.
 # (bindings_helper.h includes headers below drivers/a*.)
-unpack_source() {
-	fetch "$source_package"
-	in_root dpkg-deb -x "$(ls "$WORK"/linux-source-*.deb)" "$WORK/source"
-	rm -f "$WORK"/*.deb
-	mkdir "$WORK/build"
-	in_root sh -c 'xz -dc -T0 "$1" | tar -x -C "$2" --strip-components=1 --wildcards \
-		--exclude="*/Documentation/*/*" --exclude="*/tools/testing/*" --exclude="*/tools/perf/*" \
-		--exclude="*/arch/[!x]*/*.[chS]" --exclude="*/arch/[!x]*/*.dts*" \
-		--exclude="*/drivers/[!ab]*/*.[ch]" --exclude="*/sound/*.[ch]" --exclude="*/fs/*.c"' \
-		sh "$WORK/source/usr/src/$source_package.tar.xz" "$WORK/build"
-	rm -rf "$WORK/source"
+unpack_module_source() {
+	unpack_source "$source_package" "$WORK/build" '*/drivers/[!ab]*/*.[ch]' '*/fs/*.c'
 }
 
 # The tree is made where it will stay: kbuild notes absolute paths.
@@ -153,7 +139,7 @@ if [ "$(readlink "$dir/current" 2>/dev/null)" = "$release" ] && is_current; then
 	exit 0
 fi
 step "fetching $(xargs <<<"$packages")" -- fetch_image
-step "fetching and unpacking $source_package" -- unpack_source
+step "fetching and unpacking $source_package" -- unpack_module_source
 step "making the Rust metadata of $release" -- prepare_tree
 mv "$WORK/modules" "$dir/$release/modules"
 cp "$MEMSRV_CACHE/root/etc/memsrv-recipe" "$dir/$release/complete"

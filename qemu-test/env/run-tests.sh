@@ -3,12 +3,19 @@
 # Runs every layer of tests and adds them up: the host's cargo tests (inside the build root), then the
 # scenarios in guests. The last line is `N passed, N failed`; the exit status is 0 if none failed.
 #
-# run-tests.sh [FILTER]: FILTER, a part of a scenario's name, leaves out the host's tests.
+# run-tests.sh [--kernel debug] [FILTER...]: FILTER, a part of a scenario's name, leaves out the host's tests;
+# so does another kernel than the usual, on which they would be no others.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$TREE"
+kernel=stock
 logs="$TREE/build/test-logs"
+if [ "${1:-}" = --kernel ]; then
+	kernel=$2
+	logs+="-$kernel"
+	shift 2
+fi
 mkdir -p "$logs"
 passed=0
 failed=0
@@ -34,7 +41,7 @@ host_tests() {
 guest_tests() {
 	local status=0 p f
 	rm -f "$logs/guest-summary"
-	"$TREE/build/qemu-test" test "$@" || status=$?
+	"$TREE/build/qemu-test" test --kernel "$kernel" "$@" || status=$?
 	if [ -e "$logs/guest-summary" ]; then
 		read -r p f <"$logs/guest-summary"
 	else
@@ -46,7 +53,7 @@ guest_tests() {
 	[ "$status" = 0 ] || [ "$f" != 0 ] || failed=$((failed + 1))
 }
 
-[ $# != 0 ] || host_tests
+[ $# != 0 ] || [ "$kernel" != stock ] || host_tests
 guest_tests "$@"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -131,6 +131,15 @@ impl<B: DerefMut<Target = [CopySlot]>> Copies<B> {
         }
     }
 
+    /// All that the replica had of the cluster was freed. A store of it that is still pending on the other one
+    /// counts as missed here, and the driver knows of it: the PULL waits for that store.
+    pub(super) fn wiped(&mut self, token: u32, replica: Replica, cluster: Slot) {
+        let same = |copy: &Entry| copy.slot.cluster() == cluster.cluster();
+        if self.get(token).is_some_and(same) && self.part(token, replica) == Part::Stored {
+            self.set(token, replica, Part::Told);
+        }
+    }
+
     /// Whether a store that is pending on an unconnected replica has nothing to wait for there:
     /// the other one, connected or not, carries on alone, or it cannot succeed any more.
     pub(super) fn leaves(

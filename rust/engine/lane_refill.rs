@@ -26,7 +26,13 @@ where
     ///
     /// Only clusters of this lane of which the replica is behind or partial and the other one whole are
     /// begun with, and only while both are connected.
-    pub fn refill(&mut self, replica: Replica, wanted: &[Slot], clusters: &impl Clusters) {
+    pub fn refill(
+        &mut self,
+        replica: Replica,
+        wanted: &[Slot],
+        clusters: &impl Clusters,
+        now_ms: u64,
+    ) {
         let (Some(stream), Some(other)) = self.streams.split(replica) else {
             return;
         };
@@ -34,11 +40,15 @@ where
             return;
         }
         let refills = self.refills.at_mut(replica);
+        let copies = &mut self.copies;
+        refills.expire(now_ms);
         refills.each(|refill, tag| {
             let standing = clusters.standing(replica, refill.cluster);
             let phase = match refill.phase {
                 Phase::Wiping(seq) if stream.acked() < seq => refill.phase,
                 Phase::Wiping(_) if clusters.wiped(replica, refill.cluster) => {
+                    // What it had acknowledged of stores that go on is gone with the rest.
+                    other.each_store(|token| copies.wiped(token, replica, refill.cluster));
                     Phase::Settling(other.issued())
                 }
                 // It has been overtaken: by an empty cluster, or by a page that is missed now.
@@ -47,7 +57,16 @@ where
                 Phase::Settling(seq) if other.has_answered(seq) => Phase::Asking(tag),
                 phase => phase,
             };
-            Some(Refill { phase, ..refill })
+            let since_ms = if phase == refill.phase {
+                refill.since_ms
+            } else {
+                now_ms
+            };
+            Some(Refill {
+                phase,
+                since_ms,
+                ..refill
+            })
         });
         for &cluster in wanted {
             if !refills.takes(cluster)
@@ -66,7 +85,11 @@ where
                     Phase::Wiping(seq)
                 }
             };
-            refills.add(Refill { cluster, phase });
+            refills.add(Refill {
+                cluster,
+                phase,
+                since_ms: now_ms,
+            });
         }
     }
 

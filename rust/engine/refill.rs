@@ -4,6 +4,9 @@
 
 use super::super::protocol::{Seq, Slot, Status, Tag};
 
+/// How long a server may take for a PULL, in milliseconds; longer than any that means well does.
+const PULL_MS: u64 = 120_000;
+
 /// The most clusters of a replica that are refilled at a time on a lane.
 ///
 /// It bounds what a lane remembers of it, and how many stores go to a half-filled replica; a few are
@@ -15,6 +18,8 @@ pub const REFILLS: usize = 8;
 pub(super) struct Refill {
     pub(super) cluster: Slot,
     pub(super) phase: Phase,
+    /// When the phase began, in milliseconds of the caller's clock.
+    pub(super) since_ms: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,11 +109,25 @@ impl Refills {
             .iter_mut()
             .find(|entry| entry.as_ref().is_some_and(wanted))?;
         let refill = entry.take()?;
-        if status.is_some() {
-            self.failed = status;
-            return None;
+        self.failed = status.or(self.failed);
+        // What came damaged is damaged where it is whole: those pages are nowhere, and one more attempt
+        // would not give them.
+        let over = matches!(status, None | Some(Status::BadChecksum));
+        over.then_some(refill.cluster)
+    }
+
+    /// Gives up the PULLs that were never answered: the server has forgotten them.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        for entry in &mut self.entries {
+            let late = |refill: &Refill| {
+                matches!(refill.phase, Phase::Pulling(_))
+                    && now_ms.saturating_sub(refill.since_ms) > PULL_MS
+            };
+            if entry.as_ref().is_some_and(late) {
+                *entry = None;
+                self.failed = Some(Status::Unreachable);
+            }
         }
-        Some(refill.cluster)
     }
 
     /// The server does not know what a PULL is.

@@ -8,7 +8,8 @@
 //! 1. [`StoringFolio`]: locked by the caller of `zswap_store`, to be copied.
 //! 2. [`WritebackFolio`]: under writeback, which keeps it in the swap cache; the lock is the caller's
 //!    to drop. Ends by [`WritebackFolio::stored`] or [`WritebackFolio::failed`].
-//! 3. [`LoadingFolio`]: locked and not up to date, to be filled. Ends by [`LoadingFolio::done`].
+//! 3. [`LoadingFolio`]: locked and not up to date, to be filled. Ends by [`LoadingFolio::done`], or
+//!    goes to the kernel by `read_from_disk` (`swap_read.rs`).
 //!
 //! 4. [`UnreadFolio`]: one whose read was given up, kept to be read again: unlocked, with a reference.
 //!
@@ -64,6 +65,12 @@ impl FolioView<'_> {
     pub(crate) fn pages(self) -> u16 {
         pages_of(self.folio)
     }
+
+    pub(super) fn page_addr(self, index: u16) -> *const u8 {
+        debug_assert!(index < self.pages());
+        // SAFETY: The folio is alive and has such a page.
+        unsafe { bindings::memsrv_folio_addr(self.folio.as_ptr(), u32::from(index)) }.cast()
+    }
 }
 
 /// A folio that was handed to our `zswap_store`: locked, dirty state cleared, not yet under writeback.
@@ -87,10 +94,10 @@ impl StoringFolio {
         pages_of(self.0)
     }
 
-    pub(super) fn page_addr(&self, index: u16) -> *const u8 {
-        debug_assert!(index < self.pages());
-        // SAFETY: The folio is alive and has such a page.
-        unsafe { bindings::memsrv_folio_addr(self.0.as_ptr(), u32::from(index)) }.cast()
+    /// A look at it, to copy its pages.
+    pub(crate) fn view(&self) -> FolioView<'_> {
+        // SAFETY: The folio is locked and in the swap cache while `self` lives.
+        unsafe { FolioView::new(self.0) }
     }
 
     /// Begins writeback, once: from here on the folio stays in the swap cache until that ends.
@@ -150,6 +157,11 @@ impl LoadingFolio {
     /// How many pages it has.
     pub(crate) fn pages(&self) -> u16 {
         pages_of(self.0)
+    }
+
+    /// Hands the duty to unlock it to who takes the folio.
+    pub(super) fn into_raw(self) -> *mut kernel_bindings::folio {
+        self.0.as_ptr()
     }
 
     /// The bytes of page `index`; empty where the folio has no such page.

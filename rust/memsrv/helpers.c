@@ -260,6 +260,10 @@ static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 
 	sock_lock_init_class_and_name(sk, "slock-memsrv", &sock_slock_key, "sk_lock-memsrv",
 				      &sock_lock_key);
+	/* With lockdep this has taken a reference on us, for the keys' sake: rmmod would never work. The
+	 * socket is released before the module goes. */
+	sk_owner_put(sk);
+	sk_owner_clear(sk);
 	/* Before sk_set_memalloc(), which adds __GFP_MEMALLOC to it. */
 	sk->sk_allocation = GFP_NOIO;
 	/* A task inside its own socket may come here through reclaim: its page fragment is not ours. */

@@ -30,11 +30,13 @@ struct socket;
 
 #define MEMSRV_ADDR_MAX 64
 #define MEMSRV_NAME_MAX 80
+#define MEMSRV_WORD_MAX 16
 
 extern char memsrv_param_server[MEMSRV_ADDR_MAX];
 extern char memsrv_param_mirror[MEMSRV_ADDR_MAX];
 extern char memsrv_param_region[MEMSRV_NAME_MAX];
 extern char memsrv_param_client[MEMSRV_NAME_MAX];
+extern char memsrv_param_disk[MEMSRV_WORD_MAX];
 extern unsigned int memsrv_param_connections;
 extern unsigned int memsrv_param_inflight;
 extern unsigned int memsrv_param_store_ms;
@@ -63,6 +65,10 @@ void memsrv_count_out(unsigned int pages);
 void memsrv_count_in(unsigned int pages);
 unsigned long memsrv_free_swap_pages(void);
 bool memsrv_current_is_swapoff(void);
+
+/* the kernel's own read from a swap area */
+int memsrv_swap_read_prepare(void);
+void memsrv_swap_read(struct folio *folio);
 
 /* checksum */
 u32 memsrv_crc32c(u32 crc, const void *data, size_t len);

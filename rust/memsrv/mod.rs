@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `hook.rs` | the swap path, taken over by ftrace |
 //! | `folio.rs` | a folio that is being written to the server or read from it |
+//! | `swap_read.rs` | a folio that is read from its swap area after all |
 //! | `socket.rs` | a TCP socket that may be used under memory pressure |
 //! | `thread.rs` | a kernel thread that sleeps until it has something to do |
 //! | `page.rs` | pages of our own, for copies |
@@ -34,5 +35,6 @@ pub(crate) mod page;
 pub(crate) mod params;
 pub(crate) mod power;
 pub(crate) mod socket;
+pub(crate) mod swap_read;
 pub(crate) mod sys;
 pub(crate) mod thread;

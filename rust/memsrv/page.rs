@@ -3,7 +3,7 @@
 //! Pages of our own, that copies of swapped pages wait in until the server has them.
 
 use super::bindings;
-use super::folio::StoringFolio;
+use super::folio::FolioView;
 use kernel::{
     page::{Page, PAGE_SIZE},
     prelude::*, //
@@ -36,11 +36,11 @@ impl Buffers {
     /// Copies a folio's page `index` into buffer `n` and returns the checksum of the copy.
     ///
     /// The checksum is made from the copy: the folio may change under us while it is being written.
-    pub(crate) fn fill(&self, n: u32, folio: &StoringFolio, index: u16, slot: u64) -> u32 {
+    pub(crate) fn fill(&self, n: u32, folio: FolioView<'_>, index: u16, slot: u64) -> u32 {
         let Some(to) = self.addr(n) else {
             return 0;
         };
-        // SAFETY: Both are whole pages; the folio's is kept in memory by `folio`, and nobody else
+        // SAFETY: Both are whole pages; the folio's is kept in memory by its lock, and nobody else
         // writes the buffer, whose number the caller got from the free list.
         unsafe { core::ptr::copy_nonoverlapping(folio.page_addr(index), to, PAGE_SIZE) };
         super::sys::crc32c(slot, self.get(n))

@@ -26,6 +26,10 @@ char memsrv_param_client[MEMSRV_NAME_MAX];
 module_param_string(client, memsrv_param_client, sizeof(memsrv_param_client), 0444);
 MODULE_PARM_DESC(client, "name of this client, as the server counts its quota by: like region (default: the host name)");
 
+char memsrv_param_disk[MEMSRV_WORD_MAX] = "fallback";
+module_param_string(disk, memsrv_param_disk, sizeof(memsrv_param_disk), 0444);
+MODULE_PARM_DESC(disk, "what goes to the swap area: fallback, which is what no server takes, or through, which is every page, so that a page that no server gives back is read from there (default: fallback)");
+
 unsigned int memsrv_param_connections;
 module_param_named(connections, memsrv_param_connections, uint, 0444);
 MODULE_PARM_DESC(connections, "TCP connections to the server, 1 to 64 (default 0: one per CPU, 4 at most)");
@@ -40,11 +44,11 @@ MODULE_PARM_DESC(store_ms, "milliseconds after which a store without an answer e
 
 unsigned int memsrv_param_hold_ms = 60000;
 module_param_named(hold_ms, memsrv_param_hold_ms, uint, 0444);
-MODULE_PARM_DESC(hold_ms, "milliseconds that a load waits for a server that is away before it fails (default 60000; keep below half of kernel.hung_task_timeout_secs)");
+MODULE_PARM_DESC(hold_ms, "milliseconds that a load waits for a server that is away before it fails; not used with disk=through (default 60000; keep below half of kernel.hung_task_timeout_secs)");
 
 unsigned int memsrv_param_silence_ms;
 module_param_named(silence_ms, memsrv_param_silence_ms, uint, 0444);
-MODULE_PARM_DESC(silence_ms, "milliseconds without any byte from a server that owes an answer after which the connection is made anew, 100 to 600000 (default 0: 5000, with a mirror 1000)");
+MODULE_PARM_DESC(silence_ms, "milliseconds without any byte from a server that owes an answer after which the connection is made anew, 100 to 600000 (default 0: 5000, with a mirror or disk=through 1000)");
 
 unsigned int memsrv_param_hedge_ms = 200;
 module_param_named(hedge_ms, memsrv_param_hedge_ms, uint, 0444);

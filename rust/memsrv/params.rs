@@ -47,6 +47,10 @@ text_param!(
     /// `client=`
     client, memsrv_param_client
 );
+text_param!(
+    /// `disk=`
+    disk, memsrv_param_disk
+);
 number_param!(
     /// `connections=`
     connections, memsrv_param_connections, u32

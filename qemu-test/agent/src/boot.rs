@@ -11,7 +11,7 @@ use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{self as wire, Outcome, ToGuest, ToHost};
 use rustix::mount::{mount, MountFlags};
 
-use crate::guest::{disk, module, Guest};
+use crate::guest::{disk, module, watch, Guest};
 use crate::port::Host;
 use crate::{scenarios, ROOT, SELF};
 
@@ -55,6 +55,7 @@ fn run(name: &str, host: &mut Host) -> Outcome {
     match scenarios::all().find(|entry| entry.name() == name) {
         None => outcome.error = Some(format!("there is no scenario {name}")),
         Some(entry) => {
+            watch::begin();
             let mut guest = Guest::new(host);
             let ran = entry.run(&mut guest);
             let tidied = guest.tidy();
@@ -67,6 +68,13 @@ fn run(name: &str, host: &mut Host) -> Outcome {
                 (Err(error), Err(after)) => Some(format!("{error:#}; and afterwards: {after:#}")),
             };
         }
+    }
+    if let Err(error) = watch::look(name) {
+        let error = format!("{error:#}");
+        outcome.error = Some(match outcome.error.take() {
+            Some(first) => format!("{first}\n{error}"),
+            None => error,
+        });
     }
     outcome.taint = fs::read_to_string("/proc/sys/kernel/tainted")
         .ok()

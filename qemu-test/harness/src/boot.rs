@@ -20,11 +20,8 @@ use crate::tree::Tree;
 /// How long a guest may take to its first word; it takes 10 s on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// Kernel parameters: a complaint is a panic, a panic ends QEMU, and slow is not dead (TCG).
-const KERNEL_PARAMETERS: &str = "console=ttyS0 rootfstype=ramfs loglevel=7 panic=-1 oops=panic \
-    panic_on_warn=1 softlockup_panic=1 hung_task_panic=1 \
-    sysctl.kernel.hung_task_timeout_secs=300 sysctl.kernel.watchdog_thresh=60 \
-    sysctl.vm.panic_on_oom=0 rcupdate.rcu_cpu_stall_timeout=180 tsc=nowatchdog random.trust_cpu=on";
+/// How long it may take to switch itself off.
+const OFF_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running guest. It is killed when the value goes.
 pub struct Guest {
@@ -32,6 +29,7 @@ pub struct Guest {
     messages: Receiver<std::io::Result<Option<ToHost>>>,
     writer: UnixStream,
     scratch: PathBuf,
+    off_limit: Duration,
     /// What its kernel says.
     pub console: Console,
 }
@@ -51,6 +49,7 @@ impl Guest {
     pub fn boot(tree: &Tree, machine: &Machine, initramfs: &Path, logs: &Path) -> Result<Self> {
         let scratch = logs.join("disks");
         fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+        let patience = tree.kernel.patience(BOOT_LIMIT);
         let name = format!("memsrv-qemu-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).context("naming a socket")?;
         let listener = UnixListener::bind_addr(&address).context("listening for QEMU")?;
@@ -80,9 +79,10 @@ impl Guest {
             messages,
             writer,
             scratch,
+            off_limit: tree.kernel.patience(OFF_LIMIT),
             console,
         };
-        match guest.next(Instant::now() + BOOT_LIMIT) {
+        match guest.next(Instant::now() + patience) {
             Event::Message(ToHost::Ready(_)) => Ok(guest),
             Event::Message(other) => bail!("the guest's first word was {other:?}"),
             Event::Gone(why) => bail!(
@@ -92,7 +92,7 @@ impl Guest {
             ),
             Event::Silence => bail!(
                 "the guest did not boot within {} s; see {}",
-                BOOT_LIMIT.as_secs(),
+                patience.as_secs(),
                 tree.short(&console_path)
             ),
         }
@@ -117,10 +117,11 @@ impl Guest {
     /// Switches it off in good order.
     pub fn power_off(mut self) -> Result<()> {
         self.send(&ToGuest::PowerOff)?;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + self.off_limit;
         while self.qemu.try_wait().context("waiting for QEMU")?.is_none() {
             if Instant::now() > deadline {
-                bail!("the guest did not switch off within 60 s");
+                let limit = self.off_limit.as_secs();
+                bail!("the guest did not switch off within {limit} s");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -195,7 +196,7 @@ fn command(
     socket: &str,
     scratch: &Path,
 ) -> Result<Command> {
-    let kernel = tree.file("kernel/vmlinuz")?;
+    let kernel = tree.kernel.image(tree)?;
     let root = tree.file("guest-root.ext4")?;
     let mut command = Command::new("setpriv");
     command.env("TMPDIR", scratch);
@@ -208,10 +209,10 @@ fn command(
         "-no-reboot",
         "-nodefaults",
     ]);
-    command.args(["-display", "none"]);
+    command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
     command.args([
         "-m",
-        &machine.memory_mib.to_string(),
+        &tree.kernel.memory_mib(machine.memory_mib).to_string(),
         "-smp",
         &machine.cpus.to_string(),
     ]);
@@ -220,7 +221,7 @@ fn command(
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs);
-    command.args(["-append", KERNEL_PARAMETERS]);
+    command.args(["-append", &tree.kernel.parameters()]);
     command
         .arg("-serial")
         .arg(format!("file:{}", console.display()));

@@ -26,6 +26,16 @@ const COMPLAINTS: &[&str] = &[
     "scheduling while atomic",
     "use-after-free",
     "refcount_t:",
+    // The debug kernel's; lockdep's and KASAN's own begin with "WARNING:" and "BUG:".
+    "BUG kmalloc",
+    "INFO: trying to register non-static key",
+    "turning off the locking correctness validator",
+    "INFO: lockdep is turned off",
+    "ODEBUG:",
+    "new suspected memory leaks",
+    "Kernel memory leak detector disabled",
+    "page dumped because",
+    "UBSAN:",
 ];
 
 /// The console's log file.

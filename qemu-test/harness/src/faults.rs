@@ -244,6 +244,7 @@ mod tests {
             limit_s: 1,
             module: true,
             in_test: false,
+            debug: false,
             cell: Some(Cell {
                 mode: mode.to_owned(),
                 fault: fault.to_owned(),

@@ -30,7 +30,7 @@ pub fn write(tree: &Tree, place: &Path) -> Result<()> {
     archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[])?;
     archive.file("init", PROGRAM, &tree.file("qemu-test-agent")?)?;
     for (name, mode, built) in [
-        ("memsrv.ko", PLAIN, "test/memsrv.ko"),
+        ("memsrv.ko", PLAIN, tree.kernel.module()),
         ("memsrvctl", PROGRAM, "memsrvctl"),
     ] {
         if let Some(path) = tree.optional(built) {
@@ -38,7 +38,8 @@ pub fn write(tree: &Tree, place: &Path) -> Result<()> {
         }
     }
     let mut order = String::new();
-    for path in drivers(&tree.file("kernel/modules")?)? {
+    let built_apart = tree.kernel.modules(tree)?;
+    for path in built_apart.as_deref().map_or(Ok(Vec::new()), drivers)? {
         let name = path
             .file_name()
             .context("a driver without a name")?

@@ -12,6 +12,7 @@ mod demo;
 mod fake;
 mod faults;
 mod initramfs;
+mod kernel;
 mod network;
 mod server;
 mod suite;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::kernel::Kernel;
 use crate::tree::Tree;
 
 /// Boots guests in QEMU and runs scenarios in them.
@@ -42,6 +44,9 @@ enum Command {
     },
     /// Runs every scenario, or those whose name contains one of the words.
     Test {
+        /// The kernel to boot.
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
         /// Words.
         filter: Vec<String>,
     },
@@ -67,7 +72,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<bool> {
-    let tree = Tree::find()?;
+    let kernel = match command {
+        Command::Test { kernel, .. } => kernel,
+        Command::Demo { .. } | Command::Faults { .. } | Command::List => Kernel::Stock,
+    };
+    let tree = Tree::find(kernel)?;
     if let Command::List = command {
         for scenario in tree.scenarios()?.iter().filter(|s| s.can_arise()) {
             println!("{:24} {}", scenario.name, scenario.about);
@@ -78,7 +87,7 @@ fn run(command: Command) -> Result<bool> {
     let _turn = tree.take_turn()?;
     match command {
         Command::Demo { since } => demo::run(&tree, since),
-        Command::Test { filter } => suite::run(&tree, &filter),
+        Command::Test { filter, .. } => suite::run(&tree, &filter),
         Command::Faults { filter } => faults::run(&tree, &filter),
         Command::List => Ok(true),
     }

@@ -11,11 +11,9 @@ use qemu_test_wire::{Machine, Outcome, Row, Scenario, ToGuest, ToHost};
 
 use crate::boot::{tail, Event, Guest};
 use crate::initramfs;
+use crate::kernel::Kernel;
 use crate::server::Outside;
 use crate::tree::Tree;
-
-/// TAINT_OOT_MODULE and TAINT_UNSIGNED_MODULE, include/linux/panic.h of the kernel.
-const MODULE_TAINT: u64 = (1 << 12) | (1 << 13);
 
 /// How a scenario ended.
 pub struct Verdict {
@@ -50,7 +48,7 @@ pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
         .scenarios()?
         .into_iter()
         .filter(|scenario| match filter {
-            [] => scenario.in_test,
+            [] => scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug),
             words => words.iter().any(|word| scenario.name.contains(word)),
         })
         .filter(Scenario::can_arise)
@@ -134,7 +132,7 @@ pub fn run_these(tree: &Tree, chosen: Vec<Scenario>) -> Result<Ended> {
         .iter()
         .filter(|done| done.error.is_some());
     for name in failed.map(|done| &done.name).chain(&suite.ended.stuck) {
-        println!("  failed: {name} (build/test-logs/{name}/)");
+        println!("  failed: {name} (build/{}/{name}/)", tree.kernel.logs());
     }
     Ok(suite.ended)
 }
@@ -186,7 +184,7 @@ impl Suite<'_> {
             "{:5.1}s boot {}: {} MiB, {} processors, swap {:?} MiB",
             started.elapsed().as_secs_f64(),
             self.boots,
-            machine.memory_mib,
+            self.tree.kernel.memory_mib(machine.memory_mib),
             machine.cpus,
             machine.swap_mib
         );
@@ -261,7 +259,7 @@ pub fn run_one(
         Ok(outcome) => {
             verdict.usable = outcome.clean && complaints.is_empty();
             errors.extend(outcome.error);
-            errors.extend(wrong_taint(scenario, outcome.taint));
+            errors.extend(wrong_taint(tree.kernel, scenario, outcome.taint));
             verdict.figures = outcome.figures;
         }
         Err(why) => errors.push(format!("{why}; the console's end:\n{}", tail(&text, 12))),
@@ -274,10 +272,11 @@ pub fn run_one(
 }
 
 /// The taint that the module leaves, and no other.
-fn wrong_taint(scenario: &Scenario, taint: u64) -> Option<String> {
-    let missing = scenario.module && taint & MODULE_TAINT != MODULE_TAINT;
-    (missing || taint & !MODULE_TAINT != 0)
-        .then(|| format!("the kernel's taint is {taint:#x}, not the module's {MODULE_TAINT:#x}"))
+fn wrong_taint(kernel: Kernel, scenario: &Scenario, taint: u64) -> Option<String> {
+    let module = kernel.module_taint();
+    let missing = scenario.module && taint & module != module;
+    (missing || taint & !module != 0)
+        .then(|| format!("the kernel's taint is {taint:#x}, not the module's {module:#x}"))
 }
 
 /// The conversation; an inner error is the guest's failure, an outer one ours.
@@ -289,7 +288,8 @@ fn talk(
     audience: &mut impl Audience,
 ) -> Result<std::result::Result<Outcome, String>> {
     let mut outside = Outside::new(tree, logs);
-    let deadline = Instant::now() + Duration::from_secs(scenario.limit_s);
+    let limit = tree.kernel.patience(Duration::from_secs(scenario.limit_s));
+    let deadline = Instant::now() + limit;
     let mut last = "its start".to_owned();
     guest.send(&ToGuest::Run(scenario.name.clone()))?;
     loop {
@@ -315,12 +315,12 @@ fn talk(
                     clean: false,
                     figures: BTreeMap::new(),
                     // Nobody is left to ask; a warning would have been a panic.
-                    taint: MODULE_TAINT,
+                    taint: tree.kernel.module_taint(),
                 }));
             }
             Event::Gone(why) => return Ok(Err(format!("the guest ended after {last}: {why}"))),
             Event::Silence => {
-                let limit = scenario.limit_s;
+                let limit = limit.as_secs();
                 return Ok(Err(format!(
                     "no result within {limit} s; the last was {last}"
                 )));

@@ -9,14 +9,18 @@ use anyhow::{ensure, Context, Result};
 use qemu_test_wire::Scenario;
 use rustix::fs::{flock, FlockOperation};
 
+use crate::kernel::Kernel;
+
 /// The build directory of the source tree.
 pub struct Tree {
     build: PathBuf,
+    /// The kernel that guests boot.
+    pub kernel: Kernel,
 }
 
 impl Tree {
     /// `build/` is where this program stands.
-    pub fn find() -> Result<Self> {
+    pub fn find(kernel: Kernel) -> Result<Self> {
         let own = std::env::current_exe().context("finding this program's own file")?;
         let build = own
             .parent()
@@ -27,7 +31,7 @@ impl Tree {
             "{} holds no test kernel; run `make demo` or `make test`, which prepare it",
             build.display()
         );
-        Ok(Self { build })
+        Ok(Self { build, kernel })
     }
 
     /// Waits until no other run uses the logs and disks of this tree; ours ends with the value.
@@ -59,7 +63,7 @@ impl Tree {
 
     /// An empty directory for logs; `name` may have several parts.
     pub fn logs(&self, name: &str) -> Result<PathBuf> {
-        let path = self.build.join("test-logs").join(name);
+        let path = self.log_root().join(name);
         if path.exists() {
             fs::remove_dir_all(&path).with_context(|| format!("emptying {}", path.display()))?;
         }
@@ -88,7 +92,7 @@ impl Tree {
 
     /// The directory of all logs.
     pub fn log_root(&self) -> PathBuf {
-        self.build.join("test-logs")
+        self.build.join(self.kernel.logs())
     }
 
     /// The path as a person in the source tree would write it.

@@ -52,6 +52,8 @@ pub struct Scenario {
     pub module: bool,
     /// Whether `test` runs it; the demo is run by `demo` alone.
     pub in_test: bool,
+    /// Whether only the debug kernel can run it.
+    pub debug: bool,
     /// Its place in the fault matrix, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cell: Option<Cell>,

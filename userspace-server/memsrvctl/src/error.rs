@@ -75,6 +75,11 @@ pub enum Error {
         "a server is connected: nothing is given up; `memsrvctl status` shows which links are up"
     )]
     Connected,
+    /// There is nothing to be given up.
+    #[error(
+        "every page is on the disk, too (disk=through): nobody waits for a server, and nothing is given up"
+    )]
+    Through,
     /// The module has no such command.
     #[error("the module does not know giveup, it is older than this program: nothing is given up")]
     NoCommand,

@@ -34,12 +34,19 @@ pub struct Giveup {
 ///
 /// # Errors
 ///
-/// There is no module, it does not say what would be lost, or it refuses; or `--yes` is missing.
+/// There is no module, it does not say what would be lost, nothing would be, or it refuses; or `--yes` is
+/// missing.
 pub fn run(options: &Giveup) -> Result<(), Error> {
     let sample = module::take(&options.debugfs)?;
     let Some(Value::Number(pages)) = sample.get("remote_pages") else {
         return Err(Error::NoCount);
     };
+    if sample
+        .get("disk")
+        .is_some_and(|disk| show::plain(disk) == "through")
+    {
+        return Err(Error::Through);
+    }
     let (pages, what) = (*pages, format!("{pages} pages ({})", show::size(*pages)));
     if !options.yes {
         if options.json {

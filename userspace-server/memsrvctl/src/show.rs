@@ -3,11 +3,14 @@
 //! Tables for people.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use memsrv_protocol::PAGE_SIZE;
+use memsrvd::persist::PersistReport;
 use memsrvd::size::Size;
+use memsrvd::stats::Report;
 
 use crate::module::{self, Value};
 use crate::server::{self, key, Rates};
@@ -51,6 +54,9 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
         },
     );
     text.push_str(&format!("instance {}\n\n", report.instance));
+    if let Some(log) = &report.persist {
+        text.push_str(&format!("{}\n\n", persist(log)));
+    }
     let mut memory = table(&["memory", "pages", "size"], 1);
     memory.add_row([
         "capacity".into(),
@@ -90,6 +96,40 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
     }
     for (reason, count) in &report.refused {
         text.push_str(&format!(" {reason} {count}"));
+    }
+    text.push_str(&pulls(report));
+    text
+}
+
+/// What the server has fetched from others, where it ever was asked to.
+fn pulls(report: &Report) -> String {
+    let (done, failed) = (report.pulls, report.pull_failures);
+    if (done, failed, report.pulls_waiting) == (0, 0, 0) {
+        return String::new();
+    }
+    format!(
+        "\nfetched from other servers {} pages; pulls: done {done} failed {failed} waiting {}",
+        report.pulled_pages, report.pulls_waiting
+    )
+}
+
+/// The log, in one line.
+fn persist(log: &PersistReport) -> String {
+    let mut text = format!(
+        "log {}{}: {} in {} segments, {} dead, {} waiting, last sync {:.1} ms",
+        log.health,
+        if log.ack { ", acknowledged" } else { "" },
+        Size(log.bytes),
+        log.segments,
+        Size(log.dead_bytes),
+        Size(log.queue_bytes),
+        Duration::from_micros(log.last_sync_us).as_secs_f64() * 1000.0,
+    );
+    if log.compacting {
+        text.push_str(", compacting");
+    }
+    if log.damaged_pages > 0 {
+        text.push_str(&format!(", {} pages damaged", log.damaged_pages));
     }
     text
 }

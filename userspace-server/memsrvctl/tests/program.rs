@@ -86,6 +86,35 @@ mod program {
     }
 
     #[test]
+    fn a_server_that_fetched_pages_or_could_not_shows_how_often() {
+        let (address, _shutdown) = server();
+        let mut session = session(address);
+        let at = address.to_string();
+        let shown = || {
+            let assert = status().args(["--server", &at]).assert().success();
+            String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+        };
+        assert!(!shown().contains("fetched"));
+        let (tag, slot) = (Tag(1), Slot(512));
+        let pull = Pull {
+            mask: FreeMask::ALL,
+            instance: Instance([1; 16]),
+            // Nobody listens there.
+            address: std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets(),
+            port: 1,
+        };
+        let payload = pull.encode();
+        let crc = checksum(slot, &payload);
+        let header = Message::Pull { tag, slot, crc }.encode();
+        session
+            .write_all(&[&header[..], &payload].concat())
+            .unwrap();
+        session.read_exact(&mut [0; HEADER_LEN]).unwrap();
+        let expected = "fetched from other servers 0 pages; pulls: done 0 failed 1 waiting 0";
+        assert!(shown().contains(expected), "{}", shown());
+    }
+
+    #[test]
     fn json_has_the_servers_report_and_rates_where_there_were_two_looks() {
         let (address, _shutdown) = server();
         let _session = session(address);
@@ -247,6 +276,18 @@ mod program {
         let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
         assert_eq!(json["given_up"], false);
         assert_eq!(json["remote_pages"], 3);
+        assert_eq!(said(&dir), "");
+    }
+
+    #[test]
+    fn with_the_disk_behind_it_the_mode_is_shown_and_nothing_is_given_up() {
+        let through = MIRRORED.replace("remote_pages", "disk through\nremote_pages");
+        shown(&through).stdout(is_match(r"(?m)^ disk +through ").unwrap());
+        let dir = debugfs(&through);
+        giveup(&dir, &["--yes"])
+            .code(1)
+            .stdout("")
+            .stderr(contains("every page is on the disk, too"));
         assert_eq!(said(&dir), "");
     }
 

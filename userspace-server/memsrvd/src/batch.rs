@@ -11,10 +11,13 @@ use std::sync::Arc;
 
 use memsrv_protocol::{FreeMask, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
 
+use crate::persist::promise::Promises;
+use crate::persist::queue::{Need, NoRoom, UNLOGGED};
 use crate::pull::Asker;
 use crate::regions::{refused, Attachment, Peer, Shared, Stream};
 use crate::session::{bad, next, op_name, End, Stop, OUTPUT_LIMIT};
 use crate::stats::Operations;
+use crate::table::Ended;
 
 /// The rest of a LOAD that was begun.
 pub(crate) struct Run {
@@ -60,6 +63,9 @@ pub(crate) struct Batch<'a> {
     pub(crate) last: &'a mut Seq,
     pub(crate) run: &'a mut Option<Run>,
     pub(crate) unacknowledged: bool,
+    /// Where the log ends with what this connection did.
+    pub(crate) logged: &'a mut u64,
+    pub(crate) promises: &'a mut Promises,
     pub(crate) output: &'a mut Vec<u8>,
 }
 
@@ -71,6 +77,7 @@ impl Batch<'_> {
             if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
                 return Ok(Paused::Stop(Stop::OutputFull));
             }
+            let before = *rest;
             let Some((message, payload)) = next(rest, skip)? else {
                 return Ok(Paused::Stop(Stop::NeedInput));
             };
@@ -87,7 +94,12 @@ impl Batch<'_> {
                         left: count,
                     });
                 }
-                Message::Free { seq, slot, crc } => self.free(seq, slot, crc, payload)?,
+                Message::Free { seq, slot, crc } => {
+                    if !self.free(seq, slot, crc, payload)? {
+                        *rest = before;
+                        return Ok(Paused::Stop(Stop::Stalled));
+                    }
+                }
                 Message::Pull { tag, slot, crc } => self.pull(tag, slot, crc, payload)?,
                 Message::Ping { tag } => self.answer(Message::Pong { tag }),
                 Message::Stat { tag } => return Ok(Paused::Stat(tag)),
@@ -105,12 +117,20 @@ impl Batch<'_> {
             if let Some(stream) = &mut self.stream {
                 stream.executed = stream.executed.max(*self.last);
             }
-            self.answer(Message::Ack { seq: *self.last });
+            match &self.shared.persist {
+                Some(persist) if persist.ack => self.promises.add(*self.logged, *self.last),
+                _ => self.answer(Message::Ack { seq: *self.last }),
+            }
         }
     }
 
     fn answer(&mut self, message: Message) {
         self.output.extend_from_slice(&message.encode());
+    }
+
+    /// The stream's number; who only reads changes nothing.
+    fn number(&self) -> usize {
+        self.at.stream.unwrap_or_default()
     }
 
     /// Checks an operation's number, which must be above all before on this connection.
@@ -132,18 +152,18 @@ impl Batch<'_> {
         self.check_number(seq)?;
         let page = payload.first_chunk::<PAGE_SIZE>();
         let page = page.ok_or_else(|| bad("STORE is too short"))?;
-        let life = &self.at.life;
-        let (arena, quota) = (&self.shared.arena, &life.client.quota);
         let result = if self.shared.draining.load(Ordering::Relaxed) {
             Err(Status::Draining)
         } else if checksum(slot, page) != crc {
             Err(Status::BadChecksum)
         } else {
-            life.table.store(arena, quota, slot, crc, page)?
+            self.put(seq, slot, crc, page)?
         };
         match result {
             Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
             Err(status) => {
+                let life = &self.at.life;
+                let (arena, quota) = (&self.shared.arena, &life.client.quota);
                 life.table.refused(arena, quota, slot, status)?;
                 self.done.count_refused(status);
                 self.answer(Message::Nak { seq, status });
@@ -153,9 +173,57 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Frees slots. A mask that does not match its checksum ends the connection, for a NAK is of stores
+    /// Stores a page and logs that, as one.
+    fn put(
+        &mut self,
+        seq: Seq,
+        slot: Slot,
+        crc: u32,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Result<(), Status>, Ended> {
+        let life = &self.at.life;
+        let (arena, quota) = (&self.shared.arena, &life.client.quota);
+        let Some(persist) = &self.shared.persist else {
+            return life.table.store(arena, quota, slot, crc, page);
+        };
+        let Ok(mut entry) = persist.enter(Need::Page) else {
+            return Ok(Err(Status::Full));
+        };
+        let done = life.table.store(arena, quota, slot, crc, page)?;
+        if done.is_ok() {
+            *self.logged = entry.store(&life.log, self.number(), seq, slot, crc, page);
+        }
+        Ok(done)
+    }
+
+    /// Frees slots and logs that, as one; `None`: the log has no room for it now.
+    fn take_out(&mut self, seq: Seq, slot: Slot, mask: &FreeMask) -> Result<Option<u64>, Ended> {
+        let life = &self.at.life;
+        let (arena, quota) = (&self.shared.arena, &life.client.quota);
+        let mut entry = match self
+            .shared
+            .persist
+            .as_ref()
+            .map(|log| log.enter(Need::Small))
+        {
+            Some(Err(NoRoom::Now)) => return Ok(None),
+            Some(Err(NoRoom::Disk(_))) => {
+                *self.logged = UNLOGGED;
+                None
+            }
+            Some(Ok(entry)) => Some(entry),
+            None => None,
+        };
+        let freed = life.table.free(arena, quota, slot, mask)?;
+        if let Some(entry) = &mut entry {
+            *self.logged = entry.free(&life.log, self.number(), seq, slot, mask);
+        }
+        Ok(Some(freed))
+    }
+
+    /// Frees slots; false: not now. A mask that does not match its checksum ends the connection, for a NAK is of stores
     /// only: the client sends again what was not acknowledged.
-    fn free(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
+    fn free(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<bool, End> {
         self.check_number(seq)?;
         let mask = payload.first_chunk();
         let mask = mask.ok_or_else(|| bad("FREE is too short"))?;
@@ -164,12 +232,12 @@ impl Batch<'_> {
             let text = format!("FREE {} does not match its checksum", seq.0);
             return Err(refused(Status::BadChecksum, text).into());
         }
-        let life = &self.at.life;
-        let (arena, quota) = (&self.shared.arena, &life.client.quota);
-        let freed = life.table.free(arena, quota, slot, &FreeMask(*mask))?;
+        let Some(freed) = self.take_out(seq, slot, &FreeMask(*mask))? else {
+            return Ok(false);
+        };
         self.done.frees = self.done.frees.saturating_add(freed);
         self.executed(seq);
-        Ok(())
+        Ok(true)
     }
 
     /// Begins to fetch pages from another server, in the order of the stream's stores and frees.
@@ -201,11 +269,21 @@ impl Batch<'_> {
                 return Ok(());
             }
             let output = &mut *self.output;
+            let suspect = self.at.life.suspect.load(Ordering::Relaxed);
+            let mut damaged = false;
             let found = self.at.life.table.load(slot, |crc, page| {
+                if suspect && checksum(slot, page) != crc {
+                    damaged = true;
+                    return;
+                }
                 output.extend_from_slice(&Message::Page { tag, slot, crc }.encode());
                 output.extend_from_slice(page);
             })?;
-            if found {
+            if damaged {
+                let status = Status::BadChecksum;
+                self.done.count_refused(status);
+                self.answer(Message::NoPage { tag, slot, status });
+            } else if found {
                 self.done.loads = self.done.loads.saturating_add(1);
             } else {
                 self.done.not_found = self.done.not_found.saturating_add(1);

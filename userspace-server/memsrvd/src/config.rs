@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::error::StartError;
 use crate::num::{to_u64, to_usize};
+use crate::persist;
 use crate::pull::{Network, PullLimits};
 use crate::size::Size;
 
@@ -26,7 +27,7 @@ Sizes are whole numbers of bytes, or of K, M, G, T (powers of 1024).
 
 Exit codes: 0 stopped as asked (SIGTERM, SIGINT); 1 failed for another reason; 2 wrong option or
 configuration; 3 address or port in use or not this machine's; 4 not enough memory; 5 limit on
-locked memory too low.
+locked memory too low; 6 the directory given with --persist cannot be used.
 
 See memsrvd(8).";
 
@@ -64,6 +65,12 @@ pub struct Args {
     /// Seconds to go on serving after SIGTERM, so that clients fetch their pages [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub drain: Option<u64>,
+    /// Write what is stored to a log in this directory, too, and begin with what is there
+    #[arg(long, value_name = "DIR")]
+    pub persist: Option<PathBuf>,
+    /// Acknowledge only what the log has on the disk, so that a power cut loses nothing
+    #[arg(long)]
+    pub persist_ack: bool,
     /// Do not lock memory: for tests only, since a server whose pages are swapped may wait for itself
     #[arg(long)]
     pub no_lock: bool,
@@ -127,6 +134,8 @@ struct File {
     log_level: Option<LogLevel>,
     drain: Option<u64>,
     no_lock: Option<bool>,
+    persist: Option<PathBuf>,
+    persist_ack: Option<bool>,
     admit: Admit,
     client: HashMap<String, FileClient>,
 }
@@ -182,6 +191,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which log lines are written.
     pub log_level: LogLevel,
+    /// The log, if one is to be kept.
+    pub persist: Option<persist::Options>,
     /// Whether to lock the memory.
     pub lock: bool,
     /// The version of the protocol to speak.
@@ -231,6 +242,13 @@ impl Config {
         }
         let congestion = args.congestion.or(file.congestion.clone());
         let congestion = congestion.unwrap_or_else(|| CONGESTION.to_owned());
+        let ack = args.persist_ack || file.persist_ack.unwrap_or(false);
+        let persist = args.persist.or(file.persist.clone());
+        if ack && persist.is_none() {
+            return Err(usage(
+                "persist-ack without persist; say where to keep the pages, as in --persist DIR",
+            ));
+        }
         let listen = args.listen.as_deref().or(file.listen.as_deref());
         Ok(Config {
             listen: address(listen.unwrap_or("[::]"))?,
@@ -244,6 +262,11 @@ impl Config {
             drain: Duration::from_secs(args.drain.or(file.drain).unwrap_or(0)),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             log_level: args.log_level.or(file.log_level).unwrap_or_default(),
+            persist: persist.map(|dir| persist::Options {
+                dir,
+                ack,
+                queue_len: persist::QUEUE_LEN,
+            }),
             lock: !(args.no_lock || file.no_lock.unwrap_or(false)),
             version: args.test_protocol_version.unwrap_or(VERSION),
         })

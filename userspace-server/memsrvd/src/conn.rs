@@ -186,12 +186,23 @@ impl Conn {
         }
     }
 
+    /// Whether it waits for the log.
+    pub fn waits(&self) -> bool {
+        self.session.waits()
+    }
+
+    /// Whether the log has what it waits for.
+    pub fn is_ripe(&self) -> bool {
+        self.session.is_ripe()
+    }
+
     /// Sends, reads and executes what is there, up to a fair share.
     ///
     /// # Errors
     ///
     /// The connection is broken.
     pub fn turn(&mut self, buffers: &mut Buffers) -> io::Result<Turn> {
+        self.closing |= self.session.settle(&mut self.unsent);
         for _ in 0..TURNS {
             if !self.send_unsent()? {
                 return Ok(Turn::Idle);
@@ -211,8 +222,10 @@ impl Conn {
                     None => return Ok(Turn::Idle),
                 }
             }
-            if self.execute(buffers, len)? == Stop::Yield {
-                break;
+            match self.execute(buffers, len)? {
+                Stop::Yield => break,
+                Stop::Stalled => return Ok(Turn::Idle),
+                _ => {}
             }
         }
         Ok(Turn::Again)
@@ -243,7 +256,10 @@ impl Conn {
         let input = buffers.input.get(..len).unwrap_or(&[]);
         buffers.output.clear();
         let progress = self.session.feed(input, &mut buffers.output);
-        self.more = matches!(progress.stop, Stop::OutputFull | Stop::Yield);
+        self.more = matches!(
+            progress.stop,
+            Stop::OutputFull | Stop::Yield | Stop::Stalled
+        );
         self.closing = progress.stop == Stop::Close;
         self.held.clear();
         keep(

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::size::Size;
 
@@ -42,6 +43,14 @@ pub enum StartError {
         /// The limit.
         limit: String,
     },
+    /// The directory for the log cannot be used.
+    #[error("cannot keep pages in {}: {reason}", dir.display())]
+    Persist {
+        /// The directory.
+        dir: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Something else failed.
     #[error("{what}: {error}")]
     Io {
@@ -61,6 +70,7 @@ impl StartError {
             StartError::Listen { .. } => 3,
             StartError::Memory { .. } => 4,
             StartError::Locked { .. } => 5,
+            StartError::Persist { .. } => 6,
         }
     }
 

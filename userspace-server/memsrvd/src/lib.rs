@@ -11,6 +11,7 @@
 //! | [`session`], [`batch`] | the protocol, without I/O |
 //! | [`pull`] | pages fetched from another server |
 //! | [`listener`], [`conn`], [`worker`], [`server`] | sockets and threads |
+//! | [`persist`] | the log on a disk, and what a start makes of it |
 //! | [`stats`] | what STAT answers |
 
 pub mod arena;
@@ -22,6 +23,7 @@ pub mod listener;
 pub mod log;
 pub mod memory;
 pub mod num;
+pub mod persist;
 pub mod pull;
 pub mod regions;
 pub mod server;

@@ -17,7 +17,7 @@
 //!
 //! A connection of another server (ATTACH) owns no stream: it only reads the life, until that ends.
 //!
-//! Lock order: the registry, then a stream, then a table's shard or a life's readers.
+//! Lock order: the registry, then a stream, then the log's queue, then a table's shard or a life's readers.
 
 mod readers;
 
@@ -31,6 +31,8 @@ use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome, 
 use crate::arena::{lock, Arena};
 use crate::config::Limits;
 use crate::num::to_u64;
+use crate::persist::queue::{LifeLog, Need, NoRoom};
+use crate::persist::{refusal, Health, Persist};
 use crate::pull::Pulls;
 use crate::stats::{Counters, Recent, Refusals};
 use crate::table::{Quota, Table};
@@ -61,6 +63,8 @@ pub struct Stream {
     pub owner: Option<(u64, Arc<dyn Peer>)>,
     /// The highest number executed.
     pub executed: Seq,
+    /// It was read from a log and nobody has come for it yet.
+    pub recovered: bool,
 }
 
 /// A region, from the HELLO that made it to its end.
@@ -77,18 +81,38 @@ pub struct Life {
     readers: Mutex<Vec<(u64, Arc<dyn Peer>)>>,
     /// What was done with it.
     pub counters: Counters,
+    /// What the log knows of it.
+    pub log: LifeLog,
+    /// Whether it may hold pages that do not match their checksums: its loads look.
+    pub suspect: AtomicBool,
 }
 
 impl Life {
-    fn new(client: Arc<Client>, hello: &Hello) -> Life {
+    /// A life without pages.
+    pub fn new(
+        client: Arc<Client>,
+        incarnation: Incarnation,
+        streams: usize,
+        log: LifeLog,
+    ) -> Life {
         Life {
             client,
-            incarnation: hello.incarnation,
+            incarnation,
             table: Table::default(),
-            streams: (0..hello.streams).map(|_| Mutex::default()).collect(),
+            streams: (0..streams).map(|_| Mutex::default()).collect(),
             readers: Mutex::default(),
             counters: Counters::default(),
+            log,
+            suspect: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the client's pages are with another life of the server, though this life of the client is
+    /// here: the log it was read from is older than the pages.
+    fn is_outdated(&self, hello: &Hello, ours: Instance) -> bool {
+        let elsewhere = hello.instance != Instance::default() && hello.instance != ours;
+        let stream = self.streams.get(usize::from(hello.stream));
+        elsewhere && stream.is_some_and(|stream| lock(stream).recovered)
     }
 
     fn is_connected(&self) -> bool {
@@ -173,6 +197,8 @@ pub struct Shared {
     pub recent: Recent,
     /// Set when the server is about to stop.
     pub draining: AtomicBool,
+    /// The log, if one is kept.
+    pub persist: Option<Arc<Persist>>,
     /// When the server started.
     pub started: Instant,
     /// Connections open now.
@@ -193,6 +219,7 @@ impl Shared {
             refusals: Refusals::default(),
             recent: Recent::default(),
             draining: AtomicBool::new(false),
+            persist: None,
             started: Instant::now(),
             connections: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
@@ -219,7 +246,7 @@ impl Shared {
                 "server is stopping; use another server",
             ));
         }
-        let client = self.client(&mut registry, hello)?;
+        let client = self.client(&mut registry, hello.client)?;
         let (life, replaced) = self.life(&mut registry, hello, client)?;
         let attached = self.attach(life, hello, peer);
         drop(registry);
@@ -259,21 +286,24 @@ impl Shared {
     }
 
     /// The client of that name, made known if it may be.
-    fn client(&self, registry: &mut Registry, hello: &Hello) -> Result<Arc<Client>, Refused> {
-        if let Some(client) = registry.clients.get(&hello.client) {
+    pub(crate) fn client(
+        &self,
+        registry: &mut Registry,
+        name: Name,
+    ) -> Result<Arc<Client>, Refused> {
+        if let Some(client) = registry.clients.get(&name) {
             return Ok(client.clone());
         }
-        let Some(quota) = self.limits.quota(hello.client.as_str()) else {
+        let Some(quota) = self.limits.quota(name.as_str()) else {
             let text = format!(
-                "client {} is not admitted; add [client.{}] to the server's configuration",
-                hello.client, hello.client
+                "client {name} is not admitted; add [client.{name}] to the server's configuration"
             );
             return Err(refused(Status::Denied, text));
         };
         let client = Arc::new(Client {
             quota: Quota::new(quota, &self.arena),
         });
-        registry.clients.insert(hello.client, client.clone());
+        registry.clients.insert(name, client.clone());
         Ok(client)
     }
 
@@ -287,10 +317,15 @@ impl Shared {
     ) -> Result<(Arc<Life>, Option<Arc<Life>>), Refused> {
         let key = (hello.client, hello.region);
         if let Some(life) = registry.regions.get(&key) {
-            if life.incarnation == hello.incarnation {
+            let same = life.incarnation == hello.incarnation;
+            if same && !life.is_outdated(hello, self.instance) {
                 return Ok((life.clone(), None));
             }
-            if life.is_connected() {
+            if same {
+                tracing::warn!(client = %hello.client, region = %hello.region, "the client has been \
+                    with another life of this server since the log was written: its pages here are \
+                    older than it is, and are freed");
+            } else if life.is_connected() {
                 let text = format!(
                     "region {} of client {} is in use by another life of the client; stop that one, \
                      or wait until its connections are seen to be dead",
@@ -299,7 +334,7 @@ impl Shared {
                 return Err(refused(Status::Busy, text));
             }
         } else if registry.regions.len() >= self.limits.regions {
-            forget_empty(registry, &self.arena);
+            self.forget_empty(registry);
             if registry.regions.len() >= self.limits.regions {
                 let text = format!(
                     "server has its {} regions (max_regions)",
@@ -309,7 +344,9 @@ impl Shared {
             }
             registry.clients.insert(hello.client, client.clone());
         }
-        let life = Arc::new(Life::new(client, hello));
+        let streams = usize::from(hello.streams);
+        let log = self.log_begin(hello, streams)?;
+        let life = Arc::new(Life::new(client, hello.incarnation, streams, log));
         let replaced = registry.regions.insert(key, life.clone());
         Ok((life, replaced))
     }
@@ -343,6 +380,7 @@ impl Shared {
             return Err(refused(Status::Stale, text));
         }
         let fenced = state.owner.replace((id, peer.clone()));
+        state.recovered = false;
         drop(state);
         let attachment = Attachment {
             life,
@@ -379,6 +417,8 @@ impl Shared {
             }
         }
         drop(registry);
+        // Before the pages are others': the log never holds more than there is room for.
+        self.log_end(life);
         let freed = life.end(&self.arena);
         for stream in &life.streams {
             let owner = lock(stream).owner.take();
@@ -389,6 +429,47 @@ impl Shared {
             }
         }
         Some(freed)
+    }
+
+    /// A new life's place in the log, where one is kept.
+    fn log_begin(&self, hello: &Hello, streams: usize) -> Result<LifeLog, Refused> {
+        let Some(persist) = &self.persist else {
+            return Ok(LifeLog::default());
+        };
+        match persist.enter(Need::Small) {
+            Ok(mut entry) => {
+                Ok(entry.begin(hello.client, hello.region, hello.incarnation, streams))
+            }
+            // Nothing will be logged any more.
+            Err(NoRoom::Disk(Health::Failed | Health::Withdrawn)) => Ok(LifeLog::default()),
+            Err(_) => {
+                let (status, words) = refusal(Health::Full);
+                Err(refused(status, words))
+            }
+        }
+    }
+
+    /// Logs that a life is over. Where there is no room its pages may come back with a restart, until the
+    /// client's next life frees them.
+    fn log_end(&self, life: &Life) {
+        if let Some(Ok(mut entry)) = self.persist.as_ref().map(|log| log.enter(Need::Small)) {
+            entry.end(&life.log);
+        }
+    }
+
+    /// Forgets regions without pages and connections, and clients without regions, to make room.
+    fn forget_empty(&self, registry: &mut Registry) {
+        registry.regions.retain(|_, life| {
+            let keep = life.is_connected() || life.table.pages() > 0;
+            if !keep {
+                self.log_end(life);
+                // A pull that is under way would put pages where nobody finds them.
+                life.table.end(&self.arena, &life.client.quota);
+            }
+            keep
+        });
+        let left: HashSet<Name> = registry.regions.keys().map(|(client, _)| *client).collect();
+        registry.clients.retain(|name, _| left.contains(name));
     }
 
     /// Pages stored, over all clients.
@@ -407,20 +488,6 @@ impl Shared {
             to_u64(registry.regions.len()),
         )
     }
-}
-
-/// Forgets regions without pages and connections, and clients without regions, to make room.
-fn forget_empty(registry: &mut Registry, arena: &Arena) {
-    registry.regions.retain(|_, life| {
-        let stays = life.is_connected() || life.table.pages() > 0;
-        if !stays {
-            // A pull that is under way would put pages where nobody finds them.
-            life.table.end(arena, &life.client.quota);
-        }
-        stays
-    });
-    let left: HashSet<Name> = registry.regions.keys().map(|(client, _)| *client).collect();
-    registry.clients.retain(|name, _| left.contains(name));
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ use crate::error::StartError;
 use crate::listener;
 use crate::memory;
 use crate::num::{to_u32, to_u64};
+use crate::persist::segments::Segments;
+use crate::persist::writer::{self, Writer};
+use crate::persist::{recover, Persist};
 use crate::pull::Pullers;
 use crate::regions::Shared;
 use crate::worker::{Mail, Mailbox, Worker};
@@ -59,16 +62,24 @@ pub fn run(
     let stacks = stacks(config);
     let buffers = config.threads.saturating_mul(Buffers::LEN);
     let buffers = buffers.saturating_add(config.limits.pull.bytes());
-    let later = stacks.saturating_add(buffers).saturating_add(HEAP_LEN);
+    let mut later = stacks.saturating_add(buffers).saturating_add(HEAP_LEN);
+    // Before the memory, as the port: another server by mistake is seen at once.
+    let directory = config.persist.as_ref().map(|options| {
+        let regions = config.limits.regions;
+        later = later.saturating_add(Persist::memory_len(options, regions) + STACK_LEN);
+        recover::directory(options).map(|directory| (directory, options))
+    });
+    let directory = directory.transpose()?;
     let arena = memory::take(config.capacity_pages, config.lock, later)?;
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();
-    let shared = Arc::new(Shared::new(
-        arena,
-        limits,
-        Instance(instance),
-        config.version,
-    ));
+    let mut shared = Shared::new(arena, limits, Instance(instance), config.version);
+    let log = directory
+        .map(|(directory, options)| recover::open(&mut shared, directory, options))
+        .transpose()?;
+    let shared = Arc::new(shared);
+    let log = log.map(|segments| LogThread::start(&shared, segments));
+    let log = log.transpose()?;
     if let Some(words) = listener::choose_congestion(&listener, &config.congestion) {
         tracing::warn!("{words}");
     }
@@ -80,8 +91,11 @@ pub fn run(
     let result = acceptor
         .run()
         .map_err(StartError::io("cannot accept connections"));
-    let dropped = shared.used_pages();
+    let pages = shared.used_pages();
     acceptor.stop();
+    // When nobody can store any more.
+    let kept = log.is_some_and(LogThread::stop);
+    let dropped = if kept { 0 } else { pages };
     tracing::info!(dropped_pages = dropped, "stopped");
     result
 }
@@ -90,6 +104,53 @@ pub fn run(
 fn stacks(config: &Config) -> usize {
     let threads = config.threads.saturating_add(config.limits.pull.threads);
     threads.saturating_mul(STACK_LEN)
+}
+
+/// The thread that writes the log; ended when dropped.
+struct LogThread {
+    persist: Arc<Persist>,
+    thread: Option<JoinHandle<bool>>,
+}
+
+impl LogThread {
+    fn start(shared: &Arc<Shared>, segments: Segments) -> Result<LogThread, StartError> {
+        let failed = || StartError::io("cannot start the log's thread");
+        let writer = Writer::new(shared.clone(), segments);
+        let (Some(persist), Some(writer)) = (shared.persist.clone(), writer) else {
+            return Err(failed()(io::ErrorKind::NotFound.into()));
+        };
+        let builder = std::thread::Builder::new().name("log".to_owned());
+        let thread = builder
+            .stack_size(STACK_LEN)
+            .spawn(move || writer.run())
+            .map_err(failed())?;
+        Ok(LogThread {
+            persist,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has it write what waits; true: the log is whole.
+    fn stop(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        let Some(thread) = self.thread.take() else {
+            return false;
+        };
+        writer::stop(&self.persist);
+        thread.join().unwrap_or_else(|_| {
+            tracing::error!("the log's thread panicked");
+            false
+        })
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 struct Acceptor {

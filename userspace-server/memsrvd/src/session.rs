@@ -25,6 +25,8 @@ use memsrv_protocol::{
 use crate::arena::lock;
 use crate::batch::{Batch, Paused, Run};
 use crate::num::{to_u32, to_usize};
+use crate::persist::promise::{Broken, Promises};
+use crate::persist::refusal;
 use crate::regions::{refused, Attachment, Peer, Refused, Shared};
 use crate::stats::Operations;
 use crate::table::Ended;
@@ -58,6 +60,9 @@ pub enum Stop {
     /// A STAT was answered, which is dear: send the output, let other connections have their turns, then
     /// feed what was not consumed again.
     Yield,
+    /// A free has no room in the log: feed what was not consumed again when there is
+    /// ([`Session::is_ripe`]).
+    Stalled,
     /// The session is over: send the output, then close.
     Close,
 }
@@ -118,6 +123,12 @@ pub struct Session {
     pulls: Arc<()>,
     /// Whether it has said something of use since somebody looked.
     spoken: bool,
+    /// Where the log ends with what this connection did.
+    logged: u64,
+    /// What is to be acknowledged once the disk has it.
+    promises: Promises,
+    /// Whether a free waits for room in the log.
+    stalled: bool,
 }
 
 impl Session {
@@ -133,6 +144,40 @@ impl Session {
             asked: false,
             pulls: Arc::default(),
             spoken: false,
+            logged: 0,
+            promises: Promises::default(),
+            stalled: false,
+        }
+    }
+
+    /// Whether it waits for the log.
+    pub fn waits(&self) -> bool {
+        self.stalled || !self.promises.is_empty()
+    }
+
+    /// Whether what it waits for has come: then call [`Session::settle`] and feed it again.
+    pub fn is_ripe(&self) -> bool {
+        self.shared
+            .persist
+            .as_ref()
+            .is_some_and(|log| self.promises.is_ripe(log) || (self.stalled && log.has_room()))
+    }
+
+    /// Acknowledges what the disk has by now; true: the session is over.
+    pub fn settle(&mut self, output: &mut Vec<u8>) -> bool {
+        let (Some(log), false) = (&self.shared.persist, self.promises.is_empty()) else {
+            return false;
+        };
+        match self.promises.settle(log) {
+            Ok(None) => false,
+            Ok(Some(seq)) => {
+                output.extend_from_slice(&Message::Ack { seq }.encode());
+                false
+            }
+            Err(Broken) => {
+                let (status, words) = refusal(log.health());
+                self.end(refused(status, words).into(), output) == Stop::Close
+            }
         }
     }
 
@@ -162,7 +207,11 @@ impl Session {
                 State::Open(_) => break self.serve(&mut rest, output),
             }
         };
-        let stop = result.unwrap_or_else(|end| self.end(end, output));
+        let mut stop = result.unwrap_or_else(|end| self.end(end, output));
+        self.stalled = stop == Stop::Stalled;
+        if self.settle(output) {
+            stop = Stop::Close;
+        }
         Progress {
             consumed: input.len().saturating_sub(rest.len()),
             stop,
@@ -172,6 +221,7 @@ impl Session {
     /// Leaves the open or greeting state for good.
     fn end(&mut self, end: End, output: &mut Vec<u8>) -> Stop {
         self.run = None;
+        self.promises = Promises::default();
         let state = std::mem::replace(&mut self.state, State::Closed);
         let peer = self.peer.address();
         match (end, state) {
@@ -301,6 +351,8 @@ impl Session {
             last: &mut self.last,
             run: &mut self.run,
             unacknowledged: false,
+            logged: &mut self.logged,
+            promises: &mut self.promises,
             output,
         };
         let result = batch.execute(rest, &mut self.skip);

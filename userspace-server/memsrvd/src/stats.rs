@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::{lock, Arena};
 use crate::num::{to_u64, to_usize};
+use crate::persist::PersistReport;
 use crate::regions::{Life, Shared};
 
 /// How old the report may be that a connection gets which has asked before.
@@ -149,6 +150,7 @@ fn reason(status: Status) -> &'static str {
         Status::BadRequest => "bad_request",
         Status::BadChecksum => "bad_checksum",
         Status::Denied => "denied",
+        Status::NotFound => "not_found",
         Status::Draining => "draining",
         _ => "other",
     }
@@ -187,7 +189,7 @@ pub struct Report {
     /// Connections open, this one included.
     pub connections: u64,
     /// Connections refused, by reason: `full`, `version`, `busy`, `stale`, `bad_request`,
-    /// `bad_checksum`, `denied`, `draining`, `other`.
+    /// `bad_checksum`, `denied`, `draining`, `not_found`, `other`.
     pub refused: BTreeMap<String, u64>,
     /// PULLs after which no page was missing.
     pub pulls: u64,
@@ -201,6 +203,9 @@ pub struct Report {
     pub regions: Vec<RegionReport>,
     /// Regions left out of `regions` because the answer has a limit.
     pub regions_omitted: u64,
+    /// The log, where one is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persist: Option<PersistReport>,
 }
 
 /// One region of one client.
@@ -281,6 +286,10 @@ impl Report {
             pulls_waiting: pulls.waiting,
             regions,
             regions_omitted: 0,
+            persist: shared
+                .persist
+                .as_ref()
+                .map(|log| log.report(capacity.saturating_sub(free))),
         }
     }
 

@@ -136,7 +136,7 @@ impl Table {
         let shard = &mut *shard;
         if let Some(cluster) = shard.clusters.get_mut(&number) {
             // Refused or not: what a pull fetched is older than this.
-            awaits::leave_out(&mut cluster.awaited, &awaits::one(slot));
+            awaits::leave_out(cluster, &awaits::one(slot));
             return Ok(put(
                 cluster,
                 &mut shard.pages,
@@ -214,7 +214,7 @@ impl Table {
             return Ok(0);
         };
         let freed = empty(cluster, arena, number, |index| mask.contains(index));
-        awaits::leave_out(&mut cluster.awaited, mask);
+        awaits::leave_out(cluster, mask);
         if cluster.is_idle() {
             if let Some(cluster) = shard.clusters.remove(&number) {
                 give_back_cluster(arena, quota, number, cluster);
@@ -238,6 +238,15 @@ impl Table {
             quota.pages.give_back(std::mem::take(&mut shard.pages));
         }
         total
+    }
+
+    /// Puts the numbers of a shard's clusters behind `to`; false if there is no such shard.
+    pub fn cluster_numbers(&self, shard: usize, to: &mut Vec<u64>) -> bool {
+        let Some(shard) = self.shards.get(shard) else {
+            return false;
+        };
+        to.extend(lock(shard).clusters.keys());
+        true
     }
 
     /// How many pages there are.

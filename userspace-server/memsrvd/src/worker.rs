@@ -6,10 +6,10 @@
 //! fetch pages have it tell a connection that they are done. The loop's only
 //! timer is the nearest deadline of a connection that has not said who it is, or that is to end.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::arena::lock;
 use crate::conn::{prepare, Buffers, Conn, Turn};
+use crate::persist::Waiting;
 use crate::regions::Shared;
 
 const WAKE: Token = Token(usize::MAX);
@@ -42,6 +43,17 @@ pub enum Mail {
 pub struct Mailbox {
     mail: Mutex<Vec<Mail>>,
     waker: Waker,
+    /// Whether a connection waits for the log.
+    waits: AtomicBool,
+}
+
+impl Waiting for Mailbox {
+    fn look(&self) {
+        if self.waits.swap(false, Ordering::SeqCst) {
+            // It fails where the worker has gone.
+            let _ = self.waker.wake();
+        }
+    }
 }
 
 impl Mailbox {
@@ -64,6 +76,8 @@ pub struct Worker {
     conns: HashMap<Token, Conn>,
     /// Connections with something to do, in the order of their turns.
     queue: VecDeque<Token>,
+    /// Connections that wait for the log.
+    waiting: HashSet<Token>,
     deadlines: BTreeSet<(Instant, Token)>,
     hello_timeout: Duration,
     next: usize,
@@ -82,13 +96,18 @@ impl Worker {
         let mailbox = Arc::new(Mailbox {
             mail: Mutex::default(),
             waker,
+            waits: AtomicBool::new(false),
         });
+        if let Some(log) = &shared.persist {
+            log.tell(mailbox.clone());
+        }
         let worker = Worker {
             poll,
             mailbox: mailbox.clone(),
             shared,
             conns: HashMap::new(),
             queue: VecDeque::new(),
+            waiting: HashSet::new(),
             deadlines: BTreeSet::new(),
             hello_timeout,
             next: 0,
@@ -113,6 +132,9 @@ impl Worker {
             for event in &events {
                 if event.token() == WAKE {
                     mail = std::mem::take(&mut *lock(&self.mailbox.mail));
+                    for token in std::mem::take(&mut self.waiting) {
+                        self.enqueue(token);
+                    }
                 } else if let Some(conn) = self.conns.get_mut(&event.token()) {
                     conn.ready(
                         event.is_readable(),
@@ -191,6 +213,15 @@ impl Worker {
         conn.queued = false;
         let was_closing = conn.is_closing();
         let turn = conn.turn(&mut self.buffers);
+        if conn.waits() {
+            self.waiting.insert(token);
+            // In this order: the log may have got there before it was told that somebody waits.
+            self.mailbox.waits.store(true, Ordering::SeqCst);
+            if conn.is_ripe() && !conn.queued {
+                conn.queued = true;
+                self.queue.push_back(token);
+            }
+        }
         let (closing, waiting) = (conn.is_closing(), conn.deadline.is_some());
         if closing && !was_closing {
             self.set_deadline(token, Some(LINGER));

@@ -78,12 +78,22 @@ impl Swap {
 
     /// Pages written to the disk since boot.
     pub fn pages_written(&self) -> Result<u64> {
+        // Documentation/block/stat.rst of the kernel: the seventh number counts sectors written.
+        self.pages(6)
+    }
+
+    /// Pages read from the disk since boot.
+    pub fn pages_read(&self) -> Result<u64> {
+        // The third number counts sectors read.
+        self.pages(2)
+    }
+
+    fn pages(&self, place: usize) -> Result<u64> {
         let path = format!("/sys/block/{}/stat", self.disk);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        // Documentation/block/stat.rst of the kernel: the seventh number counts sectors written.
         let sectors: u64 = text
             .split_whitespace()
-            .nth(6)
+            .nth(place)
             .and_then(|word| word.parse().ok())
             .with_context(|| format!("{path} says {text:?}"))?;
         Ok(sectors / 8)

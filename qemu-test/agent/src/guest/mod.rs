@@ -6,10 +6,12 @@
 
 pub mod cgroup;
 pub mod disk;
+pub mod fault;
 pub mod filler;
 pub mod module;
 pub mod program;
 pub mod vm;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,8 +30,9 @@ use crate::port::Host;
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
 
-/// Asks `done` until it says true, an error, or the deadline is over.
+/// Asks `done` until it says true, an error, or the deadline is over, which is later on the debug kernel.
 pub fn poll(what: &str, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let patience = patience * if watch::is_debug_kernel() { 4 } else { 1 };
     let deadline = Instant::now() + patience;
     loop {
         if done()? {
@@ -77,7 +80,15 @@ impl<'a> Guest<'a> {
 
     /// insmod memsrv.ko with the harness's server and further parameters; it must load.
     pub fn insmod(&mut self, parameters: &str) -> Result<()> {
-        let parameters = format!("server={} {parameters}", wire::HOST_ADDRESS);
+        let mut parameters = format!("server={} {parameters}", wire::HOST_ADDRESS);
+        if watch::is_debug_kernel() {
+            // There a full table takes longer than the usual limits to be sent and answered.
+            for (name, value) in [("store_ms=", "120000"), ("silence_ms=", "60000")] {
+                if !parameters.contains(name) {
+                    parameters.push_str(&format!(" {name}{value}"));
+                }
+            }
+        }
         let mut log = vm::Log::from_now()?;
         module::insmod(parameters.trim())?.with_context(|| {
             let said = log.lines().unwrap_or_default().join(" | ");
@@ -108,15 +119,23 @@ impl<'a> Guest<'a> {
 
     /// rmmod, which must work now or soon (the last pages may still be on their way to being freed).
     pub fn rmmod(&mut self) -> Result<()> {
+        let mut last = None;
         poll(
             "rmmod memsrv",
             Duration::from_secs(60),
             || match module::rmmod() {
                 Ok(()) => Ok(true),
-                Err(Errno::AGAIN | Errno::BUSY) => Ok(false),
+                Err(error @ (Errno::AGAIN | Errno::BUSY)) => {
+                    last = Some(error);
+                    Ok(false)
+                }
                 Err(error) => bail!("rmmod memsrv: {error}"),
             },
-        )?;
+        )
+        .with_context(|| match module::stats() {
+            Ok(stats) => format!("the last was {last:?}; the module's statistics are {stats:?}"),
+            Err(error) => format!("the last was {last:?}; no statistics: {error:#}"),
+        })?;
         ensure!(
             !module::is_loaded(),
             "rmmod said yes, but the module is there"

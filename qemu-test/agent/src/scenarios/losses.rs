@@ -269,7 +269,7 @@ pub fn no_hooks(guest: &mut Guest) -> Result<()> {
 }
 
 /// Every `from` in the bytes becomes `to`, which is as long.
-fn renamed(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+pub fn renamed(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while let Some(found) = bytes
         .get(at..)

@@ -7,6 +7,8 @@ mod basic;
 mod common;
 mod demo;
 mod faults;
+mod figures;
+mod injected;
 mod kinds;
 mod losses;
 mod mirror;
@@ -15,6 +17,7 @@ mod power;
 mod refusals;
 mod resync;
 mod room;
+mod through;
 mod tiers;
 
 use anyhow::Result;
@@ -41,6 +44,7 @@ pub struct Entry {
     limit_s: u64,
     module: bool,
     in_test: bool,
+    debug: bool,
     deed: Deed,
 }
 
@@ -78,6 +82,7 @@ impl Entry {
             limit_s: 400,
             module: true,
             in_test: true,
+            debug: false,
             deed: Deed::Scene(run),
         }
     }
@@ -90,6 +95,7 @@ impl Entry {
             limit_s: cell.limit_s(),
             module: true,
             in_test: cell.is_quick(),
+            debug: false,
             deed: Deed::Cell(cell),
         }
     }
@@ -104,6 +110,13 @@ impl Entry {
     const fn demo(name: &'static str, about: &'static str, run: Scene) -> Self {
         Self {
             in_test: false,
+            ..Self::new(name, about, run)
+        }
+    }
+
+    const fn debug(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            debug: true,
             ..Self::new(name, about, run)
         }
     }
@@ -140,6 +153,7 @@ impl Entry {
             limit_s: self.limit_s,
             module: self.module,
             in_test: self.in_test,
+            debug: self.debug,
             cell: match &self.deed {
                 Deed::Scene(_) => None,
                 Deed::Cell(cell) => Some(cell.listing()),
@@ -271,6 +285,30 @@ const TABLE: &[Entry] = &[
         room::unload_busy,
     ),
     Entry::new(
+        "unload-often",
+        "insmod and rmmod many times under load",
+        room::unload_often,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-atomic",
+        "a part of all allocations that cannot wait fails",
+        injected::atomic,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-ours",
+        "a part of all allocations made on the module's behalf fails",
+        injected::ours,
+    )
+    .within(600),
+    Entry::debug(
+        "faults-insmod",
+        "insmod while allocations fail: loaded, or refused and nothing left",
+        injected::insmod,
+    )
+    .within(600),
+    Entry::new(
         "disk-before",
         "pages on disk before insmod",
         tiers::disk_before,
@@ -386,5 +424,66 @@ const TABLE: &[Entry] = &[
         "switched off with pages away: the server frees them",
         power::goodbye,
     ),
+    Entry::new(
+        "through",
+        "every page on the server and on the disk",
+        through::both,
+    ),
+    Entry::new(
+        "through-kinds",
+        "huge folios, shared memory, zero pages",
+        through::kinds,
+    ),
+    Entry::new(
+        "through-killed",
+        "the server dies under pressure: the disk has all",
+        through::killed,
+    ),
+    Entry::new(
+        "through-paused",
+        "the server stands still: the disk is read",
+        through::paused,
+    ),
+    Entry::new(
+        "through-rewritten",
+        "slots change while copies of them wait",
+        through::rewritten,
+    ),
+    Entry::new(
+        "through-gone-and-back",
+        "another server, then the network away",
+        through::gone_and_back,
+    ),
+    Entry::new(
+        "through-swapoff",
+        "swapoff with the server dead",
+        through::swapoff,
+    ),
+    Entry::new(
+        "through-unload",
+        "rmmod with pages away, in the middle of reading",
+        through::unload,
+    ),
+    Entry::new(
+        "through-zswap",
+        "zswap with older and with newer pages",
+        through::zswap,
+    ),
+    Entry::new(
+        "through-no-read",
+        "a kernel without a function to read the disk by",
+        through::no_read,
+    ),
+    Entry::new(
+        "through-mirror",
+        "one server dies, then the other",
+        through::mirrored,
+    ),
+    Entry::demo(
+        "mirror-figures",
+        "not a test: stall, throughput, resync",
+        figures::mirror,
+    )
+    .within(1800),
     Entry::demo("demo", "what `make demo` runs", demo::run).within(900),
 ];

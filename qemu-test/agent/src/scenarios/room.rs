@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
+use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
-use crate::guest::{poll, vm, Guest, Swap};
+use crate::guest::{module, poll, vm, watch, Guest, Swap};
 use crate::pattern::Spec;
 use crate::sys::Kind;
 
@@ -172,7 +173,7 @@ pub fn unload_busy(guest: &mut Guest) -> Result<()> {
         })?;
         // At most one page is on the server: whoever holds it gives it back at the next round.
         std::thread::sleep(Duration::from_millis(500));
-        let gone = crate::guest::module::rmmod();
+        let gone = module::rmmod();
         let answer = filler.answer()?;
         ensure!(answer.wrong == 0, "{} bytes are wrong", answer.wrong);
         if gone.is_err() {
@@ -187,6 +188,37 @@ pub fn unload_busy(guest: &mut Guest) -> Result<()> {
             cgroup.set_limit(8)?;
         }
     }
+    filler.verify()?;
+    filler.end()?;
+    disk.off()?;
+    guest.host.stop_server()
+}
+
+/// The same, as often as the kernel's watchers are worth it, with a program that never pauses.
+pub fn unload_often(guest: &mut Guest) -> Result<()> {
+    let rounds = if watch::is_debug_kernel() { 100 } else { 30 };
+    let disk = Swap::on(0, 10)?;
+    let (_cgroup, mut filler) = filled(guest, "unload-often", 8, small(PAGES / 2, 40))?;
+    // Room for one page, which is rewritten or read sooner or later, and then away for a moment.
+    guest.host.start_server("4K")?;
+    filler.order("rewrite")?;
+    let mut waits = 0;
+    for round in 0..rounds {
+        guest.insmod("")?;
+        std::thread::sleep(Duration::from_millis(round % 7 * 10));
+        while let Err(error) = module::rmmod() {
+            ensure!(error == Errno::AGAIN, "rmmod memsrv: {error}");
+            waits += 1;
+            std::thread::sleep(Duration::from_millis(5));
+            if waits % 100 == 0 {
+                // It may have come to its end with the page away.
+                filler.answer()?;
+                filler.order("rewrite")?;
+            }
+        }
+    }
+    guest.figures.insert("waits".to_owned(), waits);
+    filler.answer()?;
     filler.verify()?;
     filler.end()?;
     disk.off()?;

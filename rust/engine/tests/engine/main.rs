@@ -15,6 +15,8 @@ mod lane_loads;
 #[cfg(test)]
 mod lane_property;
 #[cfg(test)]
+mod lane_refill;
+#[cfg(test)]
 mod lane_stores;
 #[cfg(test)]
 mod lane_world;

@@ -18,6 +18,7 @@
 //!
 //! Lock order: the queue's lock is taken under a stream's, and none under it.
 
+mod put;
 mod queue;
 mod source;
 mod thread;
@@ -41,6 +42,14 @@ const MOST_OF_A_CONNECTION: usize = 64;
 
 /// How many jobs may wait for a thread.
 const QUEUE_LEN: usize = 1024;
+
+/// Without threads there is no queue, either.
+fn queue_len(threads: usize) -> usize {
+    match threads {
+        0 => 0,
+        _ => QUEUE_LEN,
+    }
+}
 
 /// Whom the server fetches pages from, and with what patience.
 #[derive(Debug, Clone)]
@@ -72,7 +81,7 @@ impl Default for PullLimits {
 impl PullLimits {
     /// Bytes that the queue and the threads' buffers take.
     pub fn bytes(&self) -> usize {
-        let queue = QUEUE_LEN.saturating_mul(size_of::<Job>());
+        let queue = queue_len(self.threads).saturating_mul(size_of::<Job>());
         queue.saturating_add(self.threads.saturating_mul(Buffers::LEN))
     }
 

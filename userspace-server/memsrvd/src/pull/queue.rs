@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use memsrv_protocol::Status;
 
-use super::{Job, QUEUE_LEN};
+use super::{queue_len, Job, QUEUE_LEN};
 use crate::arena::lock;
 
 /// The threads are to end.
@@ -65,7 +65,7 @@ impl Pulls {
         let mut lines = Vec::new();
         lines.resize_with(threads, Line::default);
         let state = State {
-            jobs: VecDeque::with_capacity(if threads == 0 { 0 } else { QUEUE_LEN }),
+            jobs: VecDeque::with_capacity(queue_len(threads)),
             lines,
             stopping: false,
         };

@@ -15,6 +15,7 @@ use memsrv_protocol::{
     FreeMask, Hello, Instance, Message, Sender, Slot, Status, Tag, Welcome, HEADER_LEN, PAGE_SIZE,
 };
 
+use super::put::{put, Got};
 use super::thread::still_awaited;
 use super::Job;
 use crate::arena::SLOTS;
@@ -228,7 +229,10 @@ impl Requests {
             });
             index += usize::from(count);
         }
-        line.write(&self.output)
+        match self.output.is_empty() {
+            true => Ok(()),
+            false => line.write(&self.output),
+        }
     }
 
     /// Takes note of an answer; false where nobody asked for it.
@@ -314,7 +318,7 @@ impl Buffers {
         Ok(())
     }
 
-    /// Fetches what a job still awaits; counts in `pages` what it has put.
+    /// Fetches what a job still awaits; notes in `got` what it has put.
     ///
     /// # Errors
     ///
@@ -324,14 +328,14 @@ impl Buffers {
         shared: &Shared,
         job: &Job,
         line: &Line<'_>,
-        pages: &mut u64,
+        got: &mut Got,
     ) -> Result<Result<(), Status>, Fault> {
         let mut wanted = FreeMask::ALL;
         // Those that came damaged once.
         let mut suspect = FreeMask::EMPTY;
         let mut result = Ok(());
         loop {
-            if self.requests.pages <= FEW_ASKED {
+            if self.requests.pages <= FEW_ASKED && !wanted.is_empty() {
                 let awaited = still_awaited(shared, job)?;
                 for (byte, awaited) in wanted.0.iter_mut().zip(awaited.0) {
                     *byte &= awaited;
@@ -352,9 +356,7 @@ impl Buffers {
             };
             match (message, payload.first_chunk::<PAGE_SIZE>()) {
                 (Message::Page { crc, .. }, Some(page)) if checksum(slot, page) == crc => {
-                    if put(shared, job, slot, crc, page)? {
-                        *pages = pages.saturating_add(1);
-                    }
+                    put(shared, job, line.deadline, slot, crc, page, got)?;
                 }
                 (Message::Page { .. }, _) if !suspect.contains(slot.index()) => {
                     suspect.insert(slot.index());
@@ -372,20 +374,5 @@ impl Buffers {
                 _ => result = Err(Status::Unreachable),
             }
         }
-    }
-}
-
-fn put(
-    shared: &Shared,
-    job: &Job,
-    slot: Slot,
-    crc: u32,
-    page: &[u8; PAGE_SIZE],
-) -> Result<bool, Fault> {
-    let (table, quota) = (&job.life.table, &job.life.client.quota);
-    match table.put_awaited(&shared.arena, quota, job.id, slot, crc, page) {
-        Ok(Ok(put)) => Ok(put),
-        Ok(Err(status)) => Err(Fault::Over(status)),
-        Err(_) => Err(Fault::Over(Status::Cancelled)),
     }
 }

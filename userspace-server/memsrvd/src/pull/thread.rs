@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use memsrv_protocol::{FreeMask, Status};
 
+use super::put::Got;
 use super::queue::Stopping;
 use super::source::{Buffers, Fault, Line};
 use super::{Job, Key};
@@ -117,13 +118,13 @@ impl Puller {
             return Some(over(Status::Unreachable));
         }
         let deadline = Instant::now().checked_add(self.shared.limits.pull.whole)?;
-        let mut pages = 0;
+        let mut got = Got::default();
         let result = loop {
             let kept = self
                 .connection
                 .as_ref()
                 .is_some_and(|(key, _)| *key == job.key);
-            match self.fetch(job, deadline, &mut pages) {
+            match self.fetch(job, deadline, &mut got) {
                 Ok(result) => break result,
                 Err(Fault::Stopping) => return None,
                 Err(Fault::Over(status)) => {
@@ -145,7 +146,11 @@ impl Puller {
                 }
             }
         };
-        Some(Outcome { pages, result })
+        let result = result.and_then(|()| got.is_kept(&self.shared, deadline));
+        Some(Outcome {
+            pages: got.pages,
+            result,
+        })
     }
 
     /// Fetches over the connection that there is, or a new one.
@@ -153,7 +158,7 @@ impl Puller {
         &mut self,
         job: &Job,
         deadline: Instant,
-        pages: &mut u64,
+        got: &mut Got,
     ) -> Result<Result<(), Status>, Fault> {
         // Superseded in the queue: not worth a connection.
         if still_awaited(&self.shared, job)?.is_empty() {
@@ -182,7 +187,7 @@ impl Puller {
             }
         };
         let line = Line::new(&stream, deadline, limits.silence);
-        self.buffers.fetch(&self.shared, job, &line, pages)
+        self.buffers.fetch(&self.shared, job, &line, got)
     }
 }
 

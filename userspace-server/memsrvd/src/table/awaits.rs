@@ -19,9 +19,12 @@ use memsrv_protocol::{FreeMask, Slot, Status, PAGE_SIZE};
 use super::{give_back_cluster, put, take_cluster, Ended, Quota, Shard, Table};
 use crate::arena::{lock, Arena, Cluster};
 
-/// Takes slots out of a mask.
-pub(super) fn leave_out(awaited: &mut FreeMask, slots: &FreeMask) {
-    for (byte, out) in awaited.0.iter_mut().zip(slots.0) {
+/// Ends the waiting for slots; every STORE and FREE comes here.
+pub(super) fn leave_out(cluster: &mut Cluster, slots: &FreeMask) {
+    if cluster.pull == 0 {
+        return;
+    }
+    for (byte, out) in cluster.awaited.0.iter_mut().zip(slots.0) {
         *byte &= !out;
     }
 }
@@ -124,7 +127,7 @@ impl Table {
         };
         let done = put(cluster, &mut shard.pages, arena, quota, slot, crc, bytes);
         if done.is_ok() {
-            leave_out(&mut cluster.awaited, &one(slot));
+            leave_out(cluster, &one(slot));
         }
         Ok(done.map(|()| true))
     }
@@ -189,7 +192,7 @@ impl Table {
         }
         let mut shard = lock(self.shard(slot.cluster())?);
         if let Some(cluster) = shard.clusters.get_mut(&slot.cluster()) {
-            leave_out(&mut cluster.awaited, &one(slot));
+            leave_out(cluster, &one(slot));
         }
         Ok(())
     }

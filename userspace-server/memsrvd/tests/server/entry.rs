@@ -70,7 +70,7 @@ pub fn converse(session: &mut Session, input: &[u8], piece: usize) -> (Vec<u8>, 
             match progress.stop {
                 Stop::NeedInput => break,
                 Stop::OutputFull => assert!(output.len() >= OUTPUT_LIMIT),
-                Stop::Yield => {}
+                Stop::Yield | Stop::Stalled => {}
                 Stop::Close => {
                     let mut output = Vec::new();
                     let after = session.feed(&held, &mut output);

@@ -5,6 +5,12 @@
 #[cfg(test)]
 mod adversity;
 #[cfg(test)]
+mod askers;
+#[cfg(test)]
+mod attach;
+#[cfg(test)]
+mod awaits;
+#[cfg(test)]
 mod entry;
 #[cfg(test)]
 mod hostile;
@@ -15,7 +21,13 @@ mod program;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod pulling;
+#[cfg(test)]
 mod sessions;
+#[cfg(test)]
+mod source;
+#[cfg(test)]
+mod sources;
 #[cfg(test)]
 mod storing;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use assert_cmd::Command as Program;
 use predicates::str::contains;
 use rustix::process::{Pid, Signal};
 
+use crate::source::*;
 use crate::support::*;
 use memsrv_protocol::*;
 
@@ -226,6 +227,11 @@ fn the_file_gives_what_the_command_line_does_not() {
             "capacity = \"5M\"\nhello_timeout_ms = 0",
             "hello_timeout_ms is 0",
         ),
+        ("capacity = \"5M\"\npull_threads = 65", "pull_threads is 65"),
+        (
+            "capacity = \"5M\"\npull_from = [\"10.0.0.3\", \"mirror\"]",
+            "\"mirror\" in pull_from",
+        ),
     ] {
         fs::write(&path, wrong).unwrap();
         memsrvd()
@@ -234,6 +240,28 @@ fn the_file_gives_what_the_command_line_does_not() {
             .code(2)
             .stderr(contains(words));
     }
+}
+
+#[test]
+fn the_file_says_who_fetches_pages_and_from_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("memsrvd.toml");
+    let outcome = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let server = Running::start(&["--config", path.to_str().unwrap()]);
+        let mut client = Client::connect(server.address);
+        client.welcome(&hello("a", 1));
+        // Nobody listens there.
+        let nowhere = "127.0.0.1:1".parse().unwrap();
+        let pull = pull_from(&FreeMask::ALL, nowhere, INSTANCE);
+        client.send(&pull_bytes(1, 0, &pull));
+        client.pulled().1
+    };
+    assert_eq!(outcome(""), Err(Status::Unreachable));
+    assert_eq!(outcome("pull_threads = 0"), Err(Status::Denied));
+    assert_eq!(outcome("pull_from = [\"10.0.0.0/8\"]"), Err(Status::Denied));
+    let both = "pull_threads = 1\npull_from = [\"10.0.0.0/8\", \"127.0.0.1\"]";
+    assert_eq!(outcome(both), Err(Status::Unreachable));
 }
 
 /// How it chooses is tested beside the source; this is that it is told, and says what it could not do.

@@ -292,7 +292,13 @@ proptest! {
 
 /// Bytes that look more or less like messages.
 fn part() -> impl Strategy<Value = Vec<u8>> {
-    let header = (0..9_u16, 0..514_u16, 0..5000_u32, any::<u64>(), 0..1100_u64);
+    let header = (
+        0..11_u16,
+        0..514_u16,
+        0..5000_u32,
+        any::<u64>(),
+        0..1100_u64,
+    );
     let header = header.prop_map(|(op, count, len, id, slot)| {
         Header {
             op: Op(op),
@@ -317,5 +323,14 @@ fn part() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(Message::Stat { tag: Tag(2) }.encode().to_vec()),
         1 => Just(Message::Bye.encode().to_vec()),
         1 => any::<u8>().prop_map(|life| hello_bytes(&hello("h", life))),
+        1 => (any::<bool>(), 0..3_u64, any::<[u64; 8]>()).prop_map(|(own, cluster, words)| {
+            let mask = FreeMask::from_words(words);
+            let instance = Instance([if own { 7 } else { 8 }; 16]);
+            let pull = Pull { mask, instance, address: [1; 16], port: 1 };
+            crate::source::pull_bytes(1, cluster * 512, &pull)
+        }),
+        1 => any::<u8>().prop_map(|life| {
+            [&Message::Attach.encode()[..], &hello("fuzz", life).encode()].concat()
+        }),
     ]
 }

@@ -32,8 +32,8 @@ impl Mode {
     /// brings the mode's cells to life.
     pub fn is_built(self) -> bool {
         match self {
-            Self::None | Self::Dual => true,
-            Self::Forwarded | Self::Through | Self::Persist => false,
+            Self::None | Self::Dual | Self::Through | Self::Persist => true,
+            Self::Forwarded => false,
         }
     }
 

@@ -222,7 +222,7 @@ impl Mirrored {
     pub fn refill(&mut self, replica: Replica, clusters: impl Iterator<Item = u64>) {
         let first = |cluster| Slot(cluster * u64::from(CLUSTER_SLOTS));
         let wanted: Vec<Slot> = clusters.map(first).collect();
-        self.lane.refill(replica, &wanted, &*self.book);
+        self.lane.refill(replica, &wanted, &*self.book, self.now_ms);
         let _ = self.lane.refill_failed(replica);
     }
 
