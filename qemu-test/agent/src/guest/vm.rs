@@ -51,6 +51,13 @@ pub fn set_sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| format!("writing {value} to {path}"))
 }
 
+/// A sysctl below /proc/sys.
+pub fn sysctl(name: &str) -> Result<String> {
+    let path = format!("/proc/sys/{name}");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    Ok(text.trim().to_owned())
+}
+
 /// Forgets clean file pages, so that one scenario's cache is not another's pressure.
 pub fn drop_caches() -> Result<()> {
     set_sysctl("vm/drop_caches", "3")
