@@ -35,8 +35,10 @@ pub fn look(scenario: &str) -> Result<()> {
     if !is_debug_kernel() {
         return Ok(());
     }
-    lockdep()?;
-    leaks(scenario)
+    match (lockdep(), leaks(scenario)) {
+        (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
+        (first, second) => first.and(second),
+    }
 }
 
 /// After its first report, or when its tables are full, lockdep watches no more.
