@@ -131,6 +131,10 @@ impl<'a> Matrix<'a> {
                 let _ = writeln!(text, "{mode}: {why} ({} cells)\n", cells.len());
                 continue;
             }
+            if cells.iter().all(|(_, _, done)| done.is_none()) {
+                let _ = writeln!(text, "{mode}: not run\n");
+                continue;
+            }
             let moments = distinct(cells.iter().map(|(_, cell, _)| cell.moment.as_str()));
             let mut table = Table::new();
             table.load_preset(ASCII_MARKDOWN);
@@ -271,6 +275,7 @@ mod tests {
             cell("none", "kill", "resync", Some("one server")),
             cell("none", "stop", "eviction", None),
             cell("none", "stop", "resync", None),
+            cell("dual", "kill", "eviction", None),
             cell("forwarded", "kill", "eviction", Some("not built")),
             cell("forwarded", "kill", "resync", Some("not built")),
         ];
@@ -285,6 +290,7 @@ mod tests {
              |------|----------|---------|\n\
              | kill | ok* 7 s  | — [1]   |\n\
              | stop | FAIL 7 s | not run |\n\n\
+             dual: not run\n\n\
              forwarded: not built (2 cells)\n\n\
              [1] one server\n"
         );
@@ -292,6 +298,6 @@ mod tests {
             matrix.failures(),
             "- fault-none-stop-eviction: 3 bytes are wrong\n\n"
         );
-        assert_eq!((matrix.impossible(), matrix.left_out()), (3, 1));
+        assert_eq!((matrix.impossible(), matrix.left_out()), (3, 2));
     }
 }
