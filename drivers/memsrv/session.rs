@@ -284,7 +284,8 @@ impl Link {
             // An earlier life of this machine may still be connected, in the server's eyes.
             return;
         }
-        if first {
+        let outdated = matches!(reason, NoSession::Outdated);
+        if first || (outdated && !session.told) {
             reason.log(self);
         } else if !session.told {
             ratelimited!(
@@ -301,9 +302,6 @@ impl Link {
         }
         session.told = true;
         let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
-        if !first && matches!(reason, NoSession::Outdated) && !session.told {
-            reason.log(self);
-        }
         if stale {
             // What it has of ours it will not give.
             self.lost_pages();

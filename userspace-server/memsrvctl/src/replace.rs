@@ -53,7 +53,7 @@ impl Which {
 pub struct Replace {
     /// Which server is replaced
     which: Which,
-    /// The one that takes its place, as 10.0.0.4, 10.0.0.4:7170 or [2001:db8::4]:7170
+    /// The one that takes its place, as `10.0.0.4`, `10.0.0.4:7170` or `[2001:db8::4]:7170`
     #[arg(value_name = "ADDR[:PORT]", value_parser = server::address)]
     address: SocketAddr,
     /// Do not wait until the new server has every page

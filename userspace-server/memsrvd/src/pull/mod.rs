@@ -10,7 +10,7 @@
 //!
 //! A session makes a [`Job`] under its stream's lock, so a PULL has its place among the stores and frees.
 //! A thread does it with calls that wait, since it does nothing else; what it may put where the table
-//! decides (`table/awaits.rs`). The job ends by [`Job::finish`], which takes it, so that it is answered
+//! decides (`table/awaits.rs`). The job ends by `Job::finish`, which takes it, so that it is answered
 //! once.
 //!
 //! Everything is bounded: threads, jobs in the queue, jobs of a connection, pages asked for at a time,
