@@ -196,7 +196,7 @@ pub fn unload_busy(guest: &mut Guest) -> Result<()> {
 
 /// The same, as often as the kernel's watchers are worth it, with a program that never pauses.
 pub fn unload_often(guest: &mut Guest) -> Result<()> {
-    let rounds = if watch::is_debug_kernel() { 100 } else { 30 };
+    let rounds = if watch::is_debug_kernel() { 100 } else { 12 };
     let disk = Swap::on(0, 10)?;
     let (_cgroup, mut filler) = filled(guest, "unload-often", 8, small(PAGES / 2, 40))?;
     // Room for one page, which is rewritten or read sooner or later, and then away for a moment.

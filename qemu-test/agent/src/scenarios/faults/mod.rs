@@ -40,26 +40,18 @@ pub fn all() -> impl Iterator<Item = Cell> {
     })
 }
 
-/// The part that `make test` runs: each fault and each moment once or more, and what no other scenario has.
+/// The part that `make test` runs: each moment, and each fault that no other scenario has. (Those have SIGKILL,
+/// SIGSTOP, restarts, cables pulled and full servers.) It takes about five minutes; the whole, hours.
 const QUICK: &[(Mode, Fault, Moment)] = &[
-    (Mode::None, Fault::Kill, Moment::Eviction),
-    (Mode::None, Fault::Stop, Moment::Swapoff),
-    (Mode::None, Fault::Restart, Moment::Faults),
     (Mode::None, Fault::Reset, Moment::Eviction),
-    (Mode::None, Fault::Reset, Moment::Faults),
     (Mode::None, Fault::Loss5, Moment::Eviction),
     (Mode::None, Fault::Delay50, Moment::Faults),
     (Mode::None, Fault::Slow, Moment::Eviction),
-    (Mode::None, Fault::Full, Moment::Eviction),
     (Mode::None, Fault::Flip, Moment::Faults),
     (Mode::Dual, Fault::Cut, Moment::Swapoff),
-    (Mode::Dual, Fault::Flap, Moment::Eviction),
     (Mode::Dual, Fault::Flip, Moment::Faults),
-    (Mode::Dual, Fault::Restart, Moment::Swapoff),
     (Mode::Dual, Fault::Kill, Moment::Resync),
     (Mode::Dual, Fault::Reset, Moment::Resync),
-    (Mode::Dual, Fault::Loss1, Moment::Resync),
-    (Mode::Through, Fault::Kill, Moment::Faults),
     (Mode::Through, Fault::Flip, Moment::Eviction),
     (Mode::Persist, Fault::Restartp, Moment::Eviction),
 ];
