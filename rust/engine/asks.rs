@@ -49,6 +49,8 @@ pub(super) struct Load<L> {
     pub(super) writer: Option<(Replica, u16)>,
     /// Completed: answers that are still owed are of no use.
     pub(super) done: bool,
+    /// Asked once more of one that lacked it: see [`Load::ask_again`].
+    pub(super) again: bool,
 }
 
 /// How a load stands with a replica.
@@ -131,6 +133,18 @@ impl<L: Copy> Load<L> {
     /// its entry for longer than the caller's load lasts.
     fn lingers(&self) -> bool {
         self.done || (self.asks.primary.is_pending() && self.asks.mirror.is_pending())
+    }
+
+    /// Opens what failed at this replica because it may lack pages, once in a load's life: it may have fetched
+    /// them since from the other one, which has lost them since then.
+    pub(super) fn ask_again(&mut self, replica: Replica) -> bool {
+        let ask = self.asks.at_mut(replica);
+        let lacked = !self.again && ask.weight().is_some_and(|(weight, _)| weight == 0);
+        if lacked {
+            *ask = Ask::No;
+            self.again = true;
+        }
+        lacked
     }
 
     /// A page of the replica comes next; `None` if it cannot be written into the load's memory.
@@ -246,6 +260,7 @@ impl<L: Copy, B: DerefMut<Target = [AskSlot<L>]>> Asks<L, B> {
             },
             writer: None,
             done: false,
+            again: false,
         });
         self.free = free;
         self.used = self.used.saturating_add(1);

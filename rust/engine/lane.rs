@@ -180,7 +180,7 @@ where
         });
         for number in self.asks.numbers() {
             if self.asks.get(number).is_some_and(|load| !load.is_pending()) {
-                if let Some(completion) = self.pursue(number, clusters, now_ms) {
+                if let Some(completion) = self.pursue(number, None, clusters, now_ms) {
                     done(completion);
                 }
             }
@@ -357,10 +357,11 @@ where
     }
 
     /// Asks for a load where it is best asked, if nobody who is there is asked already. Returns its end,
-    /// if there is nobody left to ask.
+    /// if there is nobody left to ask. `answered` tells whose answer has just come, if one has.
     pub(super) fn pursue(
         &mut self,
         number: u16,
+        answered: Option<Replica>,
         clusters: &impl Clusters,
         now_ms: u64,
     ) -> Option<Completion<u32, L>> {
@@ -378,6 +379,14 @@ where
                 None
             }
             None if !load.is_pending() => {
+                let again = answered.is_some_and(|replica| {
+                    let again = |load: &mut Load<L>| load.ask_again(replica.other());
+                    self.asks.change(number, again) == Some(true)
+                });
+                if again {
+                    return self.pursue(number, None, clusters, now_ms);
+                }
+                let load = self.asks.get(number)?;
                 let (token, result) = (load.token, Err(load.error()));
                 self.asks.change(number, |load| load.done = true);
                 Some(Completion::Load { token, result })

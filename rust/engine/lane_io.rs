@@ -191,7 +191,7 @@ where
                 token,
                 result: Ok(()),
             }),
-            None => self.pursue(number, clusters, now_ms),
+            None => self.pursue(number, Some(replica), clusters, now_ms),
         }
     }
 

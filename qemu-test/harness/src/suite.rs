@@ -223,8 +223,27 @@ impl Suite<'_> {
     }
 }
 
-/// Boots a machine, its logs in `build/test-logs/NAME/`.
+/// How often a guest that does not come up is booted anew.
+///
+/// Until its agent speaks it has run nothing of ours. A stock kernel with several processors sometimes dies
+/// there under emulation: one processor rewrites an instruction (a static branch) and another one executes
+/// it half rewritten.
+const REBOOTS: u32 = 2;
+
+/// Boots a machine, its logs in `build/test-logs/NAME/`; a further attempt's are beside it.
 pub fn boot(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
+    let mut logs = name.to_owned();
+    for attempt in 1..=REBOOTS {
+        match boot_once(tree, machine, &logs) {
+            Ok(guest) => return Ok(guest),
+            Err(error) => println!("       booting again: {error:#}"),
+        }
+        logs = format!("{name}-again-{attempt}");
+    }
+    boot_once(tree, machine, &logs)
+}
+
+fn boot_once(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
     let logs = tree.logs(name)?;
     let archive = logs.join("initramfs.cpio");
     initramfs::write(tree, &archive)?;

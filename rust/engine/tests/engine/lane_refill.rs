@@ -3,6 +3,7 @@
 //! How a replica that missed something is refilled from the other one.
 
 use super::lane_common::*;
+use memsrv_engine::LoadError;
 use memsrv_protocol::{Message, Seq, Slot, Status, Tag};
 
 const BOTH: [Replica; 2] = [Primary, Mirror];
@@ -153,4 +154,25 @@ fn an_acknowledgement_that_a_wipe_undid_does_not_count() {
     assert_eq!(b.disconnect(Mirror), []);
     assert_eq!(b.book.lost(Mirror, 0..1), [0]);
     assert_eq!(b.connect(Mirror), [expired(0)]);
+}
+
+#[test]
+fn a_page_that_was_pulled_meanwhile_is_asked_for_again() {
+    let (mut b, tag) = pulling();
+    // Asked of the mirror while the primary is away; lacking there, it waits for the primary.
+    assert_eq!(b.disconnect(Primary), []);
+    b.load(0, 1, 0).unwrap();
+    let asked = b.asked(Mirror);
+    assert_eq!(b.no_page(Mirror, asked, 0, Status::NotFound), []);
+    assert_eq!(waits(&b), Some(Primary));
+    // The page arrives, and then the primary loses all that it had.
+    answer(&mut b, tag, None);
+    assert_eq!(b.book.lost(Primary, 0..1), []);
+    assert_eq!(b.connect(Primary), []);
+    let asked = b.asked(Primary);
+    assert_eq!(b.no_page(Primary, asked, 0, Status::NotFound), []);
+    let asked = b.asked(Mirror);
+    // Once more and never again.
+    let gone = b.no_page(Mirror, asked, 0, Status::NotFound);
+    assert_eq!(gone, [failed(0, LoadError::Gone)]);
 }
