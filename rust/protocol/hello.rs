@@ -13,9 +13,9 @@
 //!  48  stream         u16                    40  stored          u64 pages
 //!  50  streams        u16                    48  executed        u64
 //!  52  page_size      u32                    56  window          u32 operations
-//!  56  wanted         u64 pages              60  zero           20
-//!  64  issued         u64
-//!  72  client length  u8
+//!  56  wanted         u64 pages              60  mirror address 16
+//!  64  issued         u64                    76  mirror port     u16
+//!  72  client length  u8                     78  zero            2
 //!  73  region length  u8
 //!  74  zero           6
 //!  80  client        64
@@ -94,7 +94,7 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest.
     pub version_max: u16,
-    /// Options that the client would like: none are defined in version 1.
+    /// Options that the client would like: [`Hello::FORWARD`], or none.
     pub options: u32,
     /// The client's life.
     pub incarnation: Incarnation,
@@ -117,6 +117,11 @@ pub struct Hello {
 impl Hello {
     /// Bytes in the payload.
     pub const LEN: usize = 208;
+
+    /// An option: the server is to name its mirror, and to forward this stream's stores and frees to it.
+    ///
+    /// In a WELCOME: it does. Whoever opens the same stream at the mirror goes on where this one ended.
+    pub const FORWARD: u32 = 1;
 
     /// The payload's bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {
@@ -210,6 +215,17 @@ pub struct Welcome {
     pub executed: Seq,
     /// How many operations (stores, frees and loads together) may be unanswered on a stream.
     pub window: u32,
+    /// The server's mirror, where [`Hello::FORWARD`] was asked for and the server has one.
+    pub mirror: Option<Endpoint>,
+}
+
+/// Where a server is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its address, as IPv6; one of IPv4 is mapped. Not all zeroes.
+    pub address: [u8; 16],
+    /// Its port.
+    pub port: u16,
 }
 
 impl Welcome {
@@ -229,6 +245,10 @@ impl Welcome {
         w.u64(self.stored);
         w.u64(self.executed.0);
         w.u32(self.window);
+        if let Some(mirror) = self.mirror {
+            w.bytes(&mirror.address);
+            w.u16(mirror.port);
+        }
         out
     }
 
@@ -251,6 +271,10 @@ impl Welcome {
             stored: r.u64(),
             executed: Seq(r.u64()),
             window: r.u32(),
+            mirror: {
+                let (address, port) = (r.array(), r.u16());
+                (address != [0; 16]).then_some(Endpoint { address, port })
+            },
         })
     }
 }

@@ -19,7 +19,7 @@ mod status;
 
 pub use free::FreeMask;
 pub use header::{Header, Message, Op, Sender, WireError};
-pub use hello::{Hello, HelloError, Name, Welcome};
+pub use hello::{Endpoint, Hello, HelloError, Name, Welcome};
 pub use ids::{Incarnation, Instance, Seq, Slot, Tag};
 pub use pull::Pull;
 pub use status::Status;

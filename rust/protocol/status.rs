@@ -32,6 +32,9 @@ pub enum Status {
     Unreachable,
     /// A newer PULL of the same cluster was first, or the region's end.
     Cancelled,
+    /// The server's mirror is away, or was refused something: what is acknowledged from here on is on the server
+    /// alone.
+    MirrorLost,
     /// A number that this version does not know.
     Other(u32),
 }
@@ -53,6 +56,7 @@ impl Status {
             Status::Draining => 11,
             Status::Unreachable => 12,
             Status::Cancelled => 13,
+            Status::MirrorLost => 14,
             Status::Other(code) => code,
         }
     }
@@ -73,6 +77,7 @@ impl Status {
             11 => Status::Draining,
             12 => Status::Unreachable,
             13 => Status::Cancelled,
+            14 => Status::MirrorLost,
             other => Status::Other(other),
         }
     }
@@ -93,6 +98,7 @@ impl Status {
             Status::Draining => "server is stopping",
             Status::Unreachable => "the other server cannot be reached",
             Status::Cancelled => "no longer wanted",
+            Status::MirrorLost => "the server's mirror is away",
             Status::Other(_) => "unknown status",
         }
     }

@@ -371,6 +371,7 @@ mod golden {
             stored: 0x1112_1314_1516_1718,
             executed: Seq(0x2122_2324_2526_2728),
             window: 0x3132_3334,
+            mirror: None,
         };
         let expected = [
             &b"memsrv\r\n"[..],
@@ -382,6 +383,17 @@ mod golden {
         .concat();
         assert_eq!(welcome.encode().to_vec(), expected);
         assert_eq!(Welcome::decode(&welcome.encode()), Ok(welcome));
+        let mirror = Some(Endpoint {
+            address: *b"sixteen bytes of",
+            port: 0x4142,
+        });
+        let mirrored = Welcome { mirror, ..welcome };
+        let end = mirrored.encode()[60..].to_vec();
+        assert_eq!(
+            end,
+            [&b"sixteen bytes of"[..], &bytes("4241 0000")].concat()
+        );
+        assert_eq!(Welcome::decode(&mirrored.encode()), Ok(mirrored));
         let mut wrong = welcome.encode();
         wrong[7] = b'\r';
         assert_eq!(Welcome::decode(&wrong), Err(HelloError::Magic));
@@ -450,12 +462,13 @@ mod golden {
             Status::Draining,
             Status::Unreachable,
             Status::Cancelled,
+            Status::MirrorLost,
         ];
         for (code, status) in (1..).zip(all) {
             assert_eq!((status.code(), Status::from_code(code)), (code, status));
             assert_ne!(status.as_str(), Status::Other(0).as_str());
         }
-        for code in [0, 14, u32::MAX] {
+        for code in [0, 15, u32::MAX] {
             assert_eq!(Status::from_code(code), Status::Other(code));
             assert_eq!(Status::Other(code).code(), code);
         }

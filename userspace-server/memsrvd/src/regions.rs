@@ -281,6 +281,7 @@ impl Shared {
             stored: attachment.life.table.pages(),
             executed,
             window: WINDOW,
+            mirror: None,
         };
         Ok((attachment, welcome))
     }

@@ -36,6 +36,7 @@ fn welcome_with(socket: &mut TcpStream, executed: Seq) -> bool {
         stored: 0,
         executed,
         window: 64,
+        mirror: None,
     };
     let mut hello = [0; 240];
     socket.read_exact(&mut hello).is_ok()

@@ -68,6 +68,7 @@ impl Shared {
             stored: attachment.life.table.pages(),
             executed: Seq(0),
             window: WINDOW,
+            mirror: None,
         };
         Ok((attachment, welcome))
     }

@@ -100,6 +100,7 @@ impl Puller {
             stored: 0,
             executed: Seq(0),
             window: 4096,
+            mirror: None,
         };
         self.send(&[&Message::Welcome.encode()[..], &welcome.encode()].concat());
     }
