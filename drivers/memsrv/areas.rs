@@ -16,6 +16,7 @@
 use super::engine::Replica;
 use super::platform::{atomic, sys::ModulePin};
 use super::protocol::{Slot, CLUSTER_SLOTS};
+use super::relay::Relay;
 use kernel::{
     alloc::AllocError,
     prelude::*,
@@ -89,6 +90,9 @@ pub(crate) struct Areas {
     /// To be held while there are pages away; none if the disk has them all, too.
     module: Option<ModulePin>,
     pub(super) mirrored: bool,
+    /// While it is on, the mirror is not spoken to, and counts as behind everywhere.
+    #[pin]
+    pub(crate) relay: Relay,
     /// Bits set in all.
     present: Atomic<u64>,
     /// Clusters of which a server is not whole, and those that a resync has made whole since `insmod`.
@@ -150,8 +154,12 @@ fn new_chunk() -> Result<KBox<Chunk>, AllocError> {
 }
 
 impl Areas {
-    /// No slots; on one server or on two.
-    pub(crate) fn new(module: Option<ModulePin>, mirrored: bool) -> Result<impl PinInit<Self>> {
+    /// No slots; on one server or on two, of which the first may feed the other.
+    pub(crate) fn new(
+        module: Option<ModulePin>,
+        mirrored: bool,
+        forwarded: bool,
+    ) -> Result<impl PinInit<Self>> {
         let mut areas = KVec::with_capacity(AREAS, GFP_KERNEL)?;
         for _ in 0..AREAS {
             areas.push(SetOnce::new(), GFP_KERNEL)?;
@@ -160,6 +168,7 @@ impl Areas {
             areas,
             module,
             mirrored,
+            relay <- Relay::new(forwarded),
             present: Atomic::new(0),
             behind: [const { Atomic::new(0) }; 2],
             refilled: [const { Atomic::new(0) }; 2],

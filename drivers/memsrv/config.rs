@@ -4,8 +4,8 @@
 
 use super::engine::Replica;
 use super::platform::{params, sys};
-use super::protocol::{Name, DEFAULT_PORT, MAX_STREAMS};
-use core::net::SocketAddr;
+use super::protocol::{Endpoint, Name, DEFAULT_PORT, MAX_STREAMS};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use kernel::{
     prelude::*,
     str::CStr, //
@@ -32,6 +32,14 @@ const BACKED_SILENCE_MS: u32 = 1000;
 #[derive(Clone, Copy)]
 pub(crate) struct Server(pub(crate) SocketAddr);
 
+impl From<Endpoint> for Server {
+    fn from(at: Endpoint) -> Self {
+        let ip = Ipv6Addr::from(at.address);
+        let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+        Self(SocketAddr::new(ip, at.port))
+    }
+}
+
 impl kernel::fmt::Display for Server {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         core::fmt::Display::fmt(&self.0, f)
@@ -44,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     /// The mirror's address, if there is one.
     pub(crate) mirror: Option<Server>,
+    /// Whether the server named the mirror, and feeds it.
+    pub(crate) forwarded: bool,
     /// Whether a page that only one of the two servers would hold is not taken.
     pub(crate) mirror_strict: bool,
     /// Who this client is.
@@ -119,6 +129,7 @@ impl Config {
         Ok(Self {
             server,
             mirror,
+            forwarded: false,
             mirror_strict: params::mirror_strict(),
             client: client()?,
             region: name("region", params::region())?,
@@ -141,6 +152,25 @@ impl Config {
 }
 
 impl Config {
+    /// With a mirror that the server has named.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Config::from_params`].
+    pub(crate) fn forwarded_to(mirror: Server) -> Result<Self> {
+        let config = Self::from_params()?;
+        let silence_ms = match params::silence_ms() {
+            0 => u64::from(BACKED_SILENCE_MS),
+            _ => config.silence_ms,
+        };
+        Ok(Self {
+            mirror: Some(mirror),
+            forwarded: true,
+            silence_ms,
+            ..config
+        })
+    }
+
     /// Whether a page that did not come back well is asked for again of the only server: nobody else has it.
     pub(crate) fn asks_again(&self) -> bool {
         self.mirror.is_none() && !self.through

@@ -5,7 +5,7 @@
 //! | words | does | fails |
 //! |---|---|---|
 //! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected; `EOPNOTSUPP` with `disk=through`, where nobody waits and nothing can be lost |
-//! | `replace primary HOST[:PORT]`, `replace mirror ...` | takes another server in the place of one; it is filled from the other | `EINVAL` without a mirror, or where the address is none, or the other's; `EBUSY` while the other one is away or lacks pages |
+//! | `replace primary HOST[:PORT]`, `replace mirror ...` | takes another server in the place of one; it is filled from the other | `EINVAL` without a mirror, or where the address is none, or the other's; `EBUSY` while the other one is away or lacks pages, or the server forwards to the mirror |
 //!
 //! Unknown words are `EINVAL`.
 
@@ -76,6 +76,13 @@ fn replace(report: &Report, replica: Replica, server: &str) -> Result {
     if shared.config.mirror.is_none() {
         pr_err!("there is one server only: replace is for one of two, see mirror=\n");
         return Err(EINVAL);
+    }
+    if shared.areas.relay.is_on() {
+        pr_err!(
+            "{} forwards to its mirror: give memsrvd there another --mirror, or stop it\n",
+            shared.address(Replica::Primary)
+        );
+        return Err(EBUSY);
     }
     let server = config::server("replace", server)?;
     if server.0 == shared.address(other).0 {

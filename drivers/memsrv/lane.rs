@@ -67,8 +67,9 @@ pub(crate) type Streams = engine::Lane<
 pub(crate) struct State {
     pub(crate) streams: Streams,
     pub(crate) table: Table,
-    /// Whether the primary's connection was lost and no load has come from the mirror since.
-    pub(crate) failing_over: bool,
+    /// The primary's connection was lost, and no load has come from the one that goes on in its place since: which
+    /// that is.
+    pub(crate) failing_over: Option<Replica>,
     /// Where each server was reached last, and which life of it: for the other one to fetch pages from.
     pub(crate) sources: [Source; 2],
 }
@@ -131,7 +132,7 @@ impl Lane {
         let state = State {
             streams: streams(&shared)?,
             table: Table::new(shared.pool.size(), LOADS, flights)?,
-            failing_over: false,
+            failing_over: None,
             sources: [Source::default(); 2],
         };
         Arc::pin_init(

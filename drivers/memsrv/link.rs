@@ -29,6 +29,8 @@ pub(crate) mod event {
     pub(crate) const WATCH: u32 = 8;
     /// The server has another address now.
     pub(crate) const REPLACED: u32 = 16;
+    /// The session goes on at another server.
+    pub(crate) const MOVED: u32 = 32;
 }
 
 /// What belongs to one connection.

@@ -29,6 +29,7 @@ mod maker;
 mod no_session;
 mod pool;
 mod refill;
+mod relay;
 mod rx;
 mod session;
 mod shared;
@@ -74,7 +75,7 @@ struct Memsrv {
     power: Option<Power<Client>>,
     client: Arc<Client>,
     hooks: Option<Registration<Client>>,
-    threads: KVec<Thread<Link>>,
+    links: Option<Links>,
     /// After the links, whose last loads it reads.
     _reader: Option<Thread<Reader>>,
     _maker: Thread<Maker>,
@@ -82,45 +83,93 @@ struct Memsrv {
 
 impl kernel::Module for Memsrv {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let config = Config::from_params()?;
-        // Where the disk has every page, the module need not stay for those that are away.
-        let pin = match config.through {
-            true => None,
-            false => Some(ModulePin::new(module)),
-        };
-        if config.through {
-            through::prepare()?;
+        let mut session = connect(module, Config::from_params()?)?;
+        if let Some(mirror) = session.links.shared.areas.relay.found() {
+            // Nothing is stored yet: anew, with what there is for two servers.
+            drop(session);
+            session = connect(module, Config::forwarded_to(mirror)?)?;
         }
-        let areas = Areas::new(pin, config.mirror.is_some())?;
-        let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
-        // Areas that are on already: nobody tells which, so the first two are taken to be as large as
-        // all that is free. What is missing all the same is made when it is first asked for.
-        let free = sys::free_swap_pages();
-        for area in 0..2 {
-            if free > 0 {
-                shared.areas.make(area << 48, free.min(1 << 24))?;
-            }
-        }
+        Self::with(session)
+    }
+}
 
-        let mut lanes = KVec::new();
-        let mut threads = KVec::new();
-        for number in 0..shared.config.connections {
-            let lane = Lane::new(shared.clone(), number)?;
-            for replica in shared.config.replicas() {
-                let link = Link::new(lane.clone(), replica)?;
-                threads.push(
-                    Thread::start(session::THREAD_NAME, link.clone())?,
-                    GFP_KERNEL,
-                )?;
-                // One after the other: a server's first opens the session that the others join, and says
-                // what is wrong for all.
-                if let Err(error) = link.wait_first() {
-                    stop(threads);
-                    return Err(error);
-                }
-            }
-            lanes.push(lane, GFP_KERNEL)?;
+/// The links' threads. Dropped, they stop from the last to the first, whose goodbye ends the session.
+struct Links {
+    threads: KVec<Thread<Link>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.threads.iter_mut().rev().for_each(Thread::stop);
+        // They hold `shared`, which holds them.
+        *self.shared.areas.relay.lanes.lock() = KVec::new();
+    }
+}
+
+/// Lanes with links that are up, or will be, to every server; nothing is hooked yet.
+struct Session {
+    lanes: KVec<Arc<Lane>>,
+    links: Links,
+}
+
+/// Opens a session with the servers, and says what is wrong if there is none.
+fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
+    // Where the disk has every page, the module need not stay for those that are away.
+    let pin = match config.through {
+        true => None,
+        false => Some(ModulePin::new(module)),
+    };
+    if config.through {
+        through::prepare()?;
+    }
+    let areas = Areas::new(pin, config.mirror.is_some(), config.forwarded)?;
+    let shared = Arc::pin_init(Shared::new(config, areas)?, GFP_KERNEL)?;
+    // Areas that are on already: nobody tells which, so the first two are taken to be as large as
+    // all that is free. What is missing all the same is made when it is first asked for.
+    let free = sys::free_swap_pages();
+    for area in 0..2 {
+        if free > 0 {
+            shared.areas.make(area << 48, free.min(1 << 24))?;
         }
+    }
+
+    let mut session = Session {
+        lanes: KVec::new(),
+        links: Links {
+            threads: KVec::new(),
+            shared: shared.clone(),
+        },
+    };
+    for number in 0..shared.config.connections {
+        let lane = Lane::new(shared.clone(), number)?;
+        shared
+            .areas
+            .relay
+            .lanes
+            .lock()
+            .push(lane.clone(), GFP_KERNEL)?;
+        for replica in shared.config.replicas() {
+            let link = Link::new(lane.clone(), replica)?;
+            let thread = Thread::start(session::THREAD_NAME, link.clone())?;
+            session.links.threads.push(thread, GFP_KERNEL)?;
+            // One after the other: a server's first opens the session that the others join, and says
+            // what is wrong for all.
+            link.wait_first()?;
+        }
+        session.lanes.push(lane, GFP_KERNEL)?;
+        if shared.areas.relay.found().is_some() {
+            break;
+        }
+    }
+    Ok(session)
+}
+
+impl Memsrv {
+    /// Hooks the swap path to a session.
+    fn with(session: Session) -> Result<Self> {
+        let Session { lanes, links } = session;
+        let shared = links.shared.clone();
         let reader = match shared.config.through {
             true => Some(Reader::start(shared.clone(), copy(&lanes)?)?),
             false => None,
@@ -133,7 +182,6 @@ impl kernel::Module for Memsrv {
             Ok(hooks) => hooks,
             Err(HookError { function, error }) => {
                 explain(function, error);
-                stop(threads);
                 return Err(error);
             }
         };
@@ -156,6 +204,10 @@ impl kernel::Module for Memsrv {
                 "swapping to {}, {connections} connections, {granted} pages granted\n",
                 shared.config.server
             ),
+            Some(mirror) if shared.config.forwarded => pr_info!(
+                "swapping to {}, which forwards to {mirror}, {connections} connections, {granted} pages granted\n",
+                shared.config.server
+            ),
             Some(mirror) => pr_info!(
                 "swapping to {} and {mirror}, {connections} connections to each, {granted} pages granted\n",
                 shared.config.server
@@ -166,7 +218,7 @@ impl kernel::Module for Memsrv {
             power: Some(power),
             client,
             hooks: Some(hooks),
-            threads,
+            links: Some(links),
             _reader: reader,
             _maker: maker_thread,
         })
@@ -180,14 +232,9 @@ impl Drop for Memsrv {
         self.client.accept(false);
         // Waits until nobody is inside.
         self.hooks = None;
-        stop(core::mem::replace(&mut self.threads, KVec::new()));
+        self.links = None;
         pr_info!("unloaded\n");
     }
-}
-
-/// Stops the links' threads from the last to the first, whose goodbye ends the session.
-fn stop(mut threads: KVec<Thread<Link>>) {
-    threads.iter_mut().rev().for_each(Thread::stop);
 }
 
 fn copy(lanes: &KVec<Arc<Lane>>) -> Result<KVec<Arc<Lane>>> {

@@ -12,6 +12,8 @@ pub(crate) enum NoSession {
     Network(Error),
     /// The peer is no memsrv.
     Stranger,
+    /// The server has not what it acknowledged; its mirror has.
+    Forgot,
     /// The server holds pages of a time before another one took its place.
     Outdated,
     /// The server said no.
@@ -23,7 +25,7 @@ impl NoSession {
         match self {
             NoSession::Network(error) => *error,
             NoSession::Stranger => EPROTO,
-            NoSession::Outdated => ESTALE,
+            NoSession::Forgot | NoSession::Outdated => ESTALE,
             NoSession::Refused(status) => match status {
                 Status::Version => EPROTONOSUPPORT,
                 Status::Busy => EBUSY,
@@ -51,6 +53,9 @@ impl NoSession {
             ),
             NoSession::Stranger => pr_err!(
                 "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
+            ),
+            NoSession::Forgot => pr_warn!(
+                "server {server} has started anew; its mirror has the pages that were there\n"
             ),
             NoSession::Outdated => pr_err!(
                 "server {server} holds pages of this machine from an earlier time, which are older than those elsewhere; start memsrvd there anew, without its --persist directory\n"

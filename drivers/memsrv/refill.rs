@@ -146,7 +146,7 @@ impl Lane {
     /// it and does not look at the clock.
     pub(crate) fn tell_refill(&self, state: &State) {
         let areas = &self.shared.areas;
-        for replica in self.shared.config.replicas() {
+        for replica in self.shared.spoken_to() {
             let part = self.part(replica);
             let unaware = areas.behind(replica) > 0 && !part.watched.load(Relaxed);
             if unaware || state.streams.refills(replica) > 0 {

@@ -159,7 +159,10 @@ impl Link {
                 );
                 result = Err(LoadError::Checksum);
                 // With a mirror, that is asked; or the disk.
-                again = self.lane.shared.config.asks_again() && filling.entry.may_try_again();
+                again = self.lane.shared.asks_again() && filling.entry.may_try_again();
+                if again {
+                    self.lane.shared.areas.relay.damaged();
+                }
             }
         }
         let more = self.lane.change(|state| {
@@ -187,12 +190,23 @@ impl Link {
 
     fn message(&self, message: Message) -> Result<(), Trouble> {
         let lane = &self.lane;
+        let relay = &lane.shared.areas.relay;
         if let Message::Notice { status, .. } = message {
             ratelimited!(pr_info, "{self}: the server says: {}\n", status.as_str());
+            if status == Status::MirrorLost {
+                relay.lost();
+                lane.part(Replica::Mirror).bell.ring(event::WATCH);
+            }
         }
-        if let (Message::NoPage { status, .. }, true) = (message, lane.shared.config.asks_again()) {
-            // Only these say that the page is gone; after anything else it is asked for again.
-            if !matches!(status, Status::NotFound | Status::BadChecksum) {
+        if let (Message::NoPage { status, .. }, true) = (message, lane.shared.asks_again()) {
+            // Only these say that the page is gone, if the server has no mirror; after anything else it is asked
+            // for again.
+            let gone = matches!(status, Status::NotFound | Status::BadChecksum);
+            if gone && relay.is_at_server() {
+                relay.damaged();
+                return Err(Trouble::Again);
+            }
+            if !gone {
                 ratelimited!(pr_err, "a load was refused: {}\n", status.as_str());
                 return Err(Trouble::Again);
             }
@@ -222,13 +236,13 @@ impl Link {
 impl State {
     /// The engine says that something has ended, by an answer of that server.
     fn complete(&mut self, ended: Completion<u32, u32>, by: Replica, pool: &Pool) {
-        if self.failing_over && by == Replica::Mirror {
+        if self.failing_over == Some(by) {
             if let Completion::Load {
                 token,
                 result: Ok(()),
             } = ended
             {
-                self.failing_over = false;
+                self.failing_over = None;
                 self.table.failed_over(token);
             }
         }

@@ -28,6 +28,7 @@ use super::protocol::{
     Hello, Instance, Message, Sender, Seq, Status, Welcome, HEADER_LEN, VERSION,
 };
 use super::refill::{Refilling, Source};
+use super::relay::Turn;
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -51,6 +52,9 @@ const GOOD_MS: u64 = 5000;
 const BUSY_MS: u64 = 15_000;
 /// How long the last frees may take at rmmod.
 const GOODBYE_MS: u64 = 3000;
+/// How long a server that has forgotten what it acknowledged is not taken, at the least, in milliseconds: its
+/// mirror may come.
+const MIRROR_MS: u64 = 10_000;
 /// How often a socket that took no more is tried anew, in milliseconds, should no event come.
 const BLOCKED_MS: u32 = 20;
 /// How often the clock is looked at while something is in flight, in milliseconds.
@@ -62,6 +66,8 @@ const MIN_WINDOW: u32 = 16;
 struct Session {
     started_ms: u64,
     connected_ms: u64,
+    /// When there was a connection last.
+    up_ms: u64,
     retry_at_ms: u64,
     retry_ms: u64,
     blocked: bool,
@@ -77,6 +83,7 @@ impl Session {
         Self {
             started_ms: sys::now_ms(),
             connected_ms: 0,
+            up_ms: sys::now_ms(),
             retry_at_ms: 0,
             retry_ms: RETRY_MS.0,
             blocked: false,
@@ -140,7 +147,9 @@ impl Link {
         let behind = self.is_behind();
         let state = self.lane.state.lock();
         let busy = state.streams.oldest_ms(self.replica).is_some() || unread;
-        let timeout = if !state.streams.is_connected(self.replica) {
+        let timeout = if self.is_idle() {
+            0
+        } else if !state.streams.is_connected(self.replica) {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
             u32::try_from(left).unwrap_or(u32::MAX).min(WATCH_MS)
         } else if session.blocked {
@@ -167,9 +176,21 @@ impl Link {
 
     /// The link is up: send, and see whether the server still answers.
     fn tend(&self, session: &mut Session, events: u32) {
+        let relay = &self.lane.shared.areas.relay;
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
+            if self.replica == Replica::Primary && relay.is_on() {
+                session.retry_at_ms = 0;
+                if relay.take_damaged() && relay.is_at_server() {
+                    self.turn(session, self.server());
+                }
+            }
             self.expire(0);
+            return;
+        }
+        if events & event::MOVED != 0 {
+            self.disconnect(session, "another server goes on in its place");
+            session.retry_at_ms = 0;
             return;
         }
         session.replaced |= events & event::REPLACED != 0;
@@ -197,7 +218,11 @@ impl Link {
             self.part().bell.ring(event::SEND);
         }
         if let Some(why) = self.overdue(session.connected_ms) {
+            let server = self.server();
             self.disconnect(session, why);
+            if relay.is_at_server() {
+                self.turn(session, server);
+            }
             self.expire(0);
         } else if self.config().mirror.is_some() {
             self.hedge();
@@ -248,9 +273,14 @@ impl Link {
     fn wait_down(self: &Arc<Self>, session: &mut Session, events: u32) {
         self.lane.load_room.notify_all();
         session.replaced |= events & event::REPLACED != 0;
-        if core::mem::take(&mut session.replaced) {
+        if core::mem::take(&mut session.replaced) || events & event::MOVED != 0 {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
+        }
+        if self.is_idle() {
+            self.first_ended(0);
+            self.expire(0);
+            return;
         }
         if sys::now_ms() < session.retry_at_ms {
             self.expire(0);
@@ -258,16 +288,69 @@ impl Link {
         }
         // Nobody looks at the clock while this connects.
         self.expire(STEPS * self.step_ms());
-        match self.connect() {
+        let server = self.server();
+        match self
+            .go_on(server)
+            .and_then(|()| self.connect(server, session))
+        {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
                 session.told = false;
                 session.blocked = false;
                 self.first_ended(0);
             }
-            Err(reason) => self.not_connected(session, &reason),
+            Err(reason) => {
+                self.not_connected(session, &reason);
+                self.turn(session, server);
+            }
         }
         self.expire(0);
+    }
+
+    /// Whether there is nothing to do for this link: the other server sees to its server, or lane 0 to whether
+    /// the mirror can go on.
+    fn is_idle(&self) -> bool {
+        let relay = &self.lane.shared.areas.relay;
+        match self.replica {
+            Replica::Primary => relay.is_at_mirror() && self.lane.number != 0,
+            Replica::Mirror => relay.is_on(),
+        }
+    }
+
+    /// With the mirror in the server's place: makes sure that it has all that was acknowledged on any lane. From
+    /// then on it is the primary.
+    fn go_on(&self, server: Server) -> Result<(), NoSession> {
+        let shared = &self.lane.shared;
+        if self.replica == Replica::Mirror || !shared.areas.relay.is_at_mirror() {
+            return Ok(());
+        }
+        let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
+        let mut instance = None;
+        for lane in shared.lanes().map_err(NoSession::Network)? {
+            let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
+            let link = Link::new(lane, self.replica).map_err(NoSession::Network)?;
+            let welcome = link.handshake(&connection, Instance::default())?;
+            let one_life = *instance.get_or_insert(welcome.instance) == welcome.instance;
+            if welcome.executed < link.last().1 || !one_life {
+                return Err(NoSession::Outdated);
+            }
+        }
+        shared.settle(server).map_err(NoSession::Network)
+    }
+
+    /// The server, if it forwards to its mirror, or the mirror, if that is in its place, does not do: the other
+    /// one is tried. Every other time it is at once.
+    fn turn(&self, session: &mut Session, from: Server) {
+        let shared = &self.lane.shared;
+        let first = self.part().first.load(Relaxed) == 1;
+        if self.replica == Replica::Mirror || first || !shared.areas.relay.is_on() {
+            return;
+        }
+        if shared.turn(from) == Turn::Over {
+            session.retry_at_ms = 0;
+            let to = self.server();
+            ratelimited!(pr_warn, "{self}: going over from {from} to {to}\n");
+        }
     }
 
     /// How long a step of connecting may take, so that stores end in time all the same.
@@ -326,22 +409,34 @@ impl Link {
         kernel::error::to_result(self.part().first.load(Acquire))
     }
 
-    fn connect(self: &Arc<Self>) -> Result<(), NoSession> {
-        let (lane, part, server) = (&self.lane, self.part(), self.server());
+    fn connect(self: &Arc<Self>, server: Server, session: &mut Session) -> Result<(), NoSession> {
+        let (lane, part) = (&self.lane, self.part());
+        let relay = &lane.shared.areas.relay;
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
         let (asked, acked) = self.last();
         let welcome = self.handshake(&connection, asked)?;
         let known = asked == Instance::default() || asked == welcome.instance;
+        let forgot = !known || welcome.executed < acked;
+        if forgot && self.replica == Replica::Primary && relay.is_on() {
+            let waited = sys::now_ms().saturating_sub(session.up_ms);
+            if waited < self.config().hold_ms.max(MIRROR_MS) {
+                return Err(NoSession::Forgot);
+            }
+            // The mirror did not come for so long: as without one.
+            relay.lost();
+            lane.shared.tell_mirrors();
+        }
         if !known && welcome.executed > Seq(0) {
             // Its pages were newest once, and would be taken for it again.
             return Err(NoSession::Outdated);
         }
+        self.forwarded(server, &welcome);
         let told = lane.shared.welcomed(self.replica, asked, &welcome);
         if let Some(held) = told.map_err(NoSession::Network)? {
             self.started_anew(held);
         }
-        if !known || welcome.executed < acked {
+        if forgot {
             // Only this lane's: the others find out by themselves, when their connections are gone, too.
             self.lost_pages();
         }
@@ -440,10 +535,18 @@ impl Link {
 
     fn handshake(&self, connection: &Connection, instance: Instance) -> Result<Welcome, NoSession> {
         let (lane, config) = (&self.lane, self.config());
+        if self.replica == Replica::Mirror && config.forwarded {
+            // It has followed the primary's streams, or served them.
+            lane.state.lock().streams.skip_to_other(self.replica);
+        }
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            options: 0,
+            options: if self.asks_to_forward() {
+                Hello::FORWARD
+            } else {
+                0
+            },
             incarnation: lane.shared.incarnation,
             instance,
             stream: lane.number,
@@ -481,8 +584,34 @@ impl Link {
         }
     }
 
+    /// Whether the server is to feed a mirror, if it has one: where there is nothing stored yet, to know whether
+    /// it has; and as long as it does.
+    fn asks_to_forward(&self) -> bool {
+        let first = self.part().first.load(Relaxed) == 1;
+        let unknown = self.config().mirror.is_none() && self.lane.number == 0 && first;
+        let relayed = self.lane.shared.areas.relay.is_at_server();
+        self.replica == Replica::Primary && (unknown || relayed)
+    }
+
+    /// What a server's WELCOME says of a mirror.
+    fn forwarded(&self, server: Server, welcome: &Welcome) {
+        let relay = &self.lane.shared.areas.relay;
+        if self.replica == Replica::Mirror {
+            return;
+        }
+        if let (None, Some(mirror)) = (self.config().mirror, welcome.mirror) {
+            relay.find(Server::from(mirror));
+        }
+        if relay.is_at_server() && welcome.options & Hello::FORWARD == 0 {
+            pr_warn!("{self}: server {server} does not reach its mirror, which is spoken to directly from now on\n");
+            relay.lost();
+            self.lane.shared.tell_mirrors();
+        }
+    }
+
     /// Ends the connection; what is unanswered waits for the next, or goes to the other server.
     fn disconnect(&self, session: &mut Session, why: &str) {
+        session.up_ms = sys::now_ms();
         ratelimited!(
             pr_warn,
             "{self}: {why}; connecting to {} anew\n",
@@ -501,7 +630,15 @@ impl Link {
         let (connection, rx) = tx.reset(None)?.detach();
         self.lane.change(|state| {
             rx.end(&mut state.table);
-            state.failing_over |= self.replica == Replica::Primary;
+            if self.replica == Replica::Primary {
+                let moved = self.lane.shared.areas.relay.is_at_mirror();
+                let next = if moved {
+                    Replica::Primary
+                } else {
+                    Replica::Mirror
+                };
+                state.failing_over = Some(next);
+            }
             self.attached(state, None);
         });
         drop(tx);

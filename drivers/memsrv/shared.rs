@@ -5,15 +5,19 @@
 use super::areas::{index, Areas};
 use super::config::{Config, Server};
 use super::engine::Replica;
+use super::lane::Lane;
+use super::link::event;
 use super::platform::{sys, thread::Bell};
 use super::pool::Pool;
 use super::protocol::{Incarnation, Instance, Welcome};
+use super::relay::Turn;
 use super::stats::HookCounters;
 use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
         new_mutex,
+        Arc,
         Mutex, //
     }, //
 };
@@ -113,6 +117,82 @@ impl Shared {
         {
             then();
         }
+    }
+
+    /// The replicas whose links are to be up.
+    pub(crate) fn spoken_to(&self) -> impl Iterator<Item = Replica> {
+        let relayed = self.areas.relay.is_on();
+        let spoken_to = move |replica: &Replica| *replica == Replica::Primary || !relayed;
+        self.config.replicas().filter(spoken_to)
+    }
+
+    /// Whether a page that did not come back well is to be asked for again on a new connection, since nobody
+    /// else can be asked now.
+    pub(crate) fn asks_again(&self) -> bool {
+        self.config.asks_again() || self.areas.relay.is_on()
+    }
+
+    /// The primary at that address, which feeds the mirror, cannot be spoken to, or the mirror cannot in its
+    /// place: the other one of them is the primary from now on.
+    pub(crate) fn turn(&self, from: Server) -> Turn {
+        let mut addresses = self.addresses.lock();
+        if addresses.first().is_none_or(|now| now.0 != from.0) {
+            // Another lane was first: to where it went, this one follows.
+            return Turn::Over;
+        }
+        let turn = self.areas.relay.turn();
+        if turn != Turn::Stay {
+            addresses.swap(0, 1);
+            self.instances.lock().swap(0, 1);
+            for lane in self.areas.relay.lanes.lock().iter() {
+                let mut state = lane.state.lock();
+                state.sources.swap(0, 1);
+                state.failing_over = state.failing_over.map(|_| Replica::Primary);
+                drop(state);
+                lane.part(Replica::Primary).bell.ring(event::MOVED);
+            }
+        }
+        turn
+    }
+
+    /// The mirror, at that address, has all that was acknowledged: it is the primary from now on.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN`: the server goes on, and acknowledges without it.
+    pub(crate) fn settle(&self, at: Server) -> Result {
+        let addresses = self.addresses.lock();
+        let here = addresses.first().is_some_and(|now| now.0 == at.0);
+        if !here || !self.areas.relay.settle() {
+            return Err(EAGAIN);
+        }
+        for lane in self.areas.relay.lanes.lock().iter() {
+            for replica in Replica::BOTH {
+                lane.part(replica).bell.ring(event::MOVED);
+            }
+        }
+        Ok(())
+    }
+
+    /// The links to the mirror may connect now.
+    pub(crate) fn tell_mirrors(&self) {
+        for lane in self.areas.relay.lanes.lock().iter() {
+            lane.part(Replica::Mirror).bell.ring(event::MOVED);
+        }
+    }
+
+    /// All lanes.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn lanes(&self) -> Result<KVec<Arc<Lane>>> {
+        let lanes = self.areas.relay.lanes.lock();
+        let mut all = KVec::with_capacity(lanes.len(), GFP_KERNEL)?;
+        for lane in lanes.iter() {
+            all.push(lane.clone(), GFP_KERNEL)?;
+        }
+        Ok(all)
     }
 
     /// Another server takes the place of one.

@@ -200,6 +200,9 @@ impl Areas {
 
 impl Clusters for Areas {
     fn standing(&self, replica: Replica, slot: Slot) -> Standing {
+        if replica == Replica::Mirror && self.relay.is_on() {
+            return Standing::Behind;
+        }
         match self.mark(replica, place(slot.0)) {
             Mark::Whole => Standing::Whole,
             Mark::Behind | Mark::Wiping => Standing::Behind,

@@ -127,6 +127,15 @@ where
         self.stream(replica).map_or(Seq(0), Stream::issued)
     }
 
+    /// Before the first handshake with a replica that knows the other one's stream, having followed or served it:
+    /// numbers go on above that one's.
+    pub fn skip_to_other(&mut self, replica: Replica) {
+        let issued = self.issued(replica.other());
+        if let Some(stream) = self.streams.at_mut(replica) {
+            stream.skip_to(issued);
+        }
+    }
+
     /// The highest number that this replica has acknowledged. A server of the same life that has executed less
     /// has forgotten its pages.
     pub fn acked(&self, replica: Replica) -> Seq {

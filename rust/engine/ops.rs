@@ -102,6 +102,13 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.issued
     }
 
+    /// Numbers up to this one were given out elsewhere; none of them waits here.
+    pub(super) fn skip_to(&mut self, seq: Seq) {
+        if self.len == 0 {
+            self.issued = self.issued.max(seq);
+        }
+    }
+
     pub(super) fn acked(&self) -> Seq {
         self.acked
     }

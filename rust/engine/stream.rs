@@ -74,6 +74,11 @@ where
         self.ops.issued()
     }
 
+    /// The next store or free gets a number above this one, if none waits for an answer.
+    pub fn skip_to(&mut self, seq: Seq) {
+        self.ops.skip_to(seq);
+    }
+
     // Asking.
 
     /// Asks for a page to be stored. `crc` is CRC-32C over the slot's 8 bytes, little-endian, and the
