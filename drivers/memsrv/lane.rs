@@ -34,6 +34,7 @@ use super::refill::Source;
 use super::shared::Shared;
 use super::stats::LaneCounters;
 use super::table::{LoadEntry, Table};
+use super::tail::Tail;
 use super::unread::Unread;
 use kernel::{
     prelude::*,
@@ -129,9 +130,14 @@ impl Lane {
             true => Some(Flights::new(shared.clone())?),
             false => None,
         };
+        let copies = shared.pool.size();
+        let tail = match shared.config.forwarded {
+            true => Some(Tail::new(copies)?),
+            false => None,
+        };
         let state = State {
             streams: streams(&shared)?,
-            table: Table::new(shared.pool.size(), LOADS, flights)?,
+            table: Table::new(copies, LOADS, flights, tail)?,
             failing_over: None,
             sources: [Source::default(); 2],
         };
@@ -232,6 +238,7 @@ impl Lane {
                 state.table.add_copy(number, lead);
                 let State { streams, table, .. } = state;
                 let areas = &self.shared.areas;
+                table.asked(number, slot);
                 let asked = streams.store(Slot(slot), crc, number, sys::now_ms(), areas);
                 if asked.is_err() {
                     table.end_copy(number, Err(StoreError::Expired), pool);
@@ -360,6 +367,33 @@ impl Lane {
             self.finish(done);
         }
         result
+    }
+
+    /// Whether there is a connection to that server.
+    pub(crate) fn is_connected(&self, replica: Replica) -> bool {
+        self.state.lock().streams.is_connected(replica)
+    }
+
+    /// Whether it is known which pages were stored by so many of the last operations.
+    pub(crate) fn knows_last(&self, operations: u64) -> bool {
+        let state = self.state.lock();
+        let tail = state.table.tail.as_ref();
+        operations == 0 || tail.is_some_and(|tail| tail.knows(operations))
+    }
+
+    /// The pages that were stored by so many of the last operations are lost, but those that are being stored
+    /// again. Returns how many, at the most.
+    pub(crate) fn lose_last(&self, operations: u64) -> usize {
+        let mut state = self.state.lock();
+        let State { streams, table, .. } = &mut *state;
+        match &mut table.tail {
+            Some(tail) if operations > 0 => {
+                tail.lose(operations);
+                streams.each_store(Replica::Primary, |number| tail.forget(number));
+                tail.lost()
+            }
+            _ => 0,
+        }
     }
 
     /// Whether a cluster, by its number in its area, goes by this lane.

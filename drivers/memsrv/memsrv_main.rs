@@ -36,6 +36,7 @@ mod shared;
 mod standings;
 mod stats;
 mod table;
+mod tail;
 mod through;
 mod tx;
 mod unread;

@@ -37,7 +37,8 @@ use kernel::{
     sync::{
         atomic::{Acquire, Relaxed, Release},
         Arc, //
-    }, //
+    },
+    time::{delay::fsleep, Delta}, //
 };
 
 /// Steps of connecting that may each wait: the network's, and two of the handshake.
@@ -76,6 +77,8 @@ struct Session {
     refilling: Refilling,
     /// Whether another server is to take this one's place.
     replaced: bool,
+    /// Whether the mirror, when it was looked at in the server's place, had not got all that was acknowledged.
+    lacks: bool,
 }
 
 impl Session {
@@ -90,6 +93,7 @@ impl Session {
             told: false,
             refilling: Refilling::default(),
             replaced: false,
+            lacks: false,
         }
     }
 
@@ -289,10 +293,8 @@ impl Link {
         // Nobody looks at the clock while this connects.
         self.expire(STEPS * self.step_ms());
         let server = self.server();
-        match self
-            .go_on(server)
-            .and_then(|()| self.connect(server, session))
-        {
+        let went_on = self.go_on(server, session);
+        match went_on.and_then(|()| self.connect(server, session)) {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
                 session.told = false;
@@ -319,23 +321,46 @@ impl Link {
 
     /// With the mirror in the server's place: makes sure that it has all that was acknowledged on any lane. From
     /// then on it is the primary.
-    fn go_on(&self, server: Server) -> Result<(), NoSession> {
+    fn go_on(&self, server: Server, session: &mut Session) -> Result<(), NoSession> {
         let shared = &self.lane.shared;
         if self.replica == Replica::Mirror || !shared.areas.relay.is_at_mirror() {
             return Ok(());
         }
+        let network = NoSession::Network;
+        let lanes = shared.lanes().map_err(network)?;
+        // What the server may still say would count.
+        let mut patience = STEP_MS;
+        while lanes.iter().any(|lane| lane.is_connected(self.replica)) {
+            patience = patience.checked_sub(1).ok_or(network(EBUSY))?;
+            fsleep(Delta::from_millis(1));
+        }
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
-        let mut instance = None;
-        for lane in shared.lanes().map_err(NoSession::Network)? {
-            let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
-            let link = Link::new(lane, self.replica).map_err(NoSession::Network)?;
+        let (mut instance, mut missing) = (None, KVec::new());
+        for lane in &lanes {
+            let connection = Connection::open(server.0, step_ms).map_err(network)?;
+            let link = Link::new(lane.clone(), self.replica).map_err(network)?;
             let welcome = link.handshake(&connection, Instance::default())?;
+            let lacks = link.last().1 .0.saturating_sub(welcome.executed.0);
             let one_life = *instance.get_or_insert(welcome.instance) == welcome.instance;
-            if welcome.executed < link.last().1 || !one_life {
+            // The server, if it can be had after all, lacks nothing.
+            if !one_life || !lane.knows_last(lacks) || (lacks > 0 && !session.lacks) {
+                session.lacks = true;
                 return Err(NoSession::Outdated);
             }
+            missing
+                .push(lacks, GFP_KERNEL)
+                .map_err(|_| network(ENOMEM))?;
         }
-        shared.settle(server).map_err(NoSession::Network)
+        shared.settle(server).map_err(network)?;
+        session.lacks = false;
+        let lost = lanes.iter().zip(missing).map(|(lane, n)| lane.lose_last(n));
+        let lost: usize = lost.sum();
+        if lost > 0 {
+            pr_err!(
+                "{server} has not got the last {lost} pages that were stored; programs that need them get SIGBUS\n"
+            );
+        }
+        Ok(())
     }
 
     /// The server, if it forwards to its mirror, or the mirror, if that is in its place, does not do: the other

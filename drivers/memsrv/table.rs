@@ -14,6 +14,7 @@ use super::platform::{
 };
 use super::pool::Pool;
 use super::stats::LaneCounters;
+use super::tail::Tail;
 use kernel::prelude::*;
 
 /// Ends the lists.
@@ -96,6 +97,8 @@ pub(crate) struct Table {
     disk_load: u32,
     /// With `disk=through`: the copies, which then belong to no folio.
     pub(crate) flights: Option<Flights>,
+    /// Where the server forwards to its mirror: what that may not have.
+    pub(crate) tail: Option<Tail>,
     pub(crate) counters: LaneCounters,
 }
 
@@ -105,7 +108,12 @@ fn at<T>(items: &mut [T], number: u32) -> Option<&mut T> {
 
 impl Table {
     /// For copies out of a pool of `copies` pages, and `loads` loads.
-    pub(crate) fn new(copies: u32, loads: u32, flights: Option<Flights>) -> Result<Self> {
+    pub(crate) fn new(
+        copies: u32,
+        loads: u32,
+        flights: Option<Flights>,
+        tail: Option<Tail>,
+    ) -> Result<Self> {
         let mut this = Self {
             copies: KVVec::with_capacity(usize::try_from(copies)?, GFP_KERNEL)?,
             loads: KVVec::with_capacity(usize::try_from(loads)?, GFP_KERNEL)?,
@@ -114,6 +122,7 @@ impl Table {
             done_load: NIL,
             disk_load: NIL,
             flights,
+            tail,
             counters: LaneCounters::default(),
         };
         for _ in 0..copies {
@@ -134,6 +143,13 @@ impl Table {
             this.free_load = number;
         }
         Ok(this)
+    }
+
+    /// The engine is about to be asked for a store.
+    pub(crate) fn asked(&mut self, number: u32, slot: u64) {
+        if let Some(tail) = &mut self.tail {
+            tail.asked(number, slot);
+        }
     }
 
     /// Begins a group of `pages` operations whose first copy is `lead`.
@@ -253,6 +269,7 @@ impl Table {
 
     /// The engine says that something has ended.
     pub(crate) fn complete(&mut self, completion: Completion<u32, u32>, pool: &Pool) {
+        let completion = self.look_at_tail(completion);
         match (completion, &mut self.flights) {
             (Completion::Store { token, result }, Some(flights)) => {
                 if let Some(landed) = flights.end(token, result) {
@@ -273,6 +290,31 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// What a server's mirror answers for a page that it may never have got is not the page.
+    fn look_at_tail(&mut self, completion: Completion<u32, u32>) -> Completion<u32, u32> {
+        let Some(tail) = &mut self.tail else {
+            return completion;
+        };
+        match completion {
+            Completion::Store {
+                token,
+                result: Ok(()),
+            } => tail.stored(token),
+            Completion::Load {
+                token,
+                result: Ok(()),
+            } => {
+                let load = at(&mut self.loads, token).and_then(|load| load.entry.as_ref());
+                if load.is_some_and(|load| tail.has_lost(load.folio.slot(), load.pages)) {
+                    let result = Err(LoadError::Gone);
+                    return Completion::Load { token, result };
+                }
+            }
+            _ => {}
+        }
+        completion
     }
 
     /// Whether there are loads to be read from the disk.

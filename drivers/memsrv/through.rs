@@ -77,6 +77,7 @@ impl Lane {
             // Not by `change`, which may end others' folios: their threads will.
             let mut state = self.state.lock();
             let State { streams, table, .. } = &mut *state;
+            table.asked(number, slot);
             let Some(flights) = table.flights.as_mut() else {
                 continue;
             };

@@ -273,6 +273,13 @@ where
         Ok(targets)
     }
 
+    /// Shows the token of each store that this replica has not answered.
+    pub fn each_store(&self, replica: Replica, show: impl FnMut(u32)) {
+        if let Some(stream) = self.stream(replica) {
+            stream.each_store(show);
+        }
+    }
+
     /// Asks for a FREE of a cluster on this replica, as [`Stream::free`]; one that is not configured has
     /// nothing to free.
     ///

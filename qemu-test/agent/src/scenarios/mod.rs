@@ -8,6 +8,7 @@ mod common;
 mod demo;
 mod faults;
 mod figures;
+mod forwarded;
 mod injected;
 mod kinds;
 mod losses;
@@ -413,6 +414,41 @@ const TABLE: &[Entry] = &[
         "mirror-twice",
         "one server by two addresses is refused",
         mirror::twice,
+    ),
+    Entry::new(
+        "forwarded",
+        "a server forwards each page to its mirror",
+        forwarded::both,
+    ),
+    Entry::new(
+        "forwarded-killed",
+        "it dies while its pages are read: the mirror goes on",
+        forwarded::killed,
+    ),
+    Entry::new(
+        "forwarded-storing",
+        "it dies while pages are stored",
+        forwarded::killed_storing,
+    ),
+    Entry::new(
+        "forwarded-mirror",
+        "its mirror dies, and comes back",
+        forwarded::mirror_killed,
+    ),
+    Entry::new(
+        "forwarded-paused",
+        "it stands still, and goes on later",
+        forwarded::paused,
+    ),
+    Entry::new(
+        "forwarded-late",
+        "its mirror is there later than the module",
+        forwarded::late,
+    ),
+    Entry::new(
+        "forwarded-before",
+        "it acknowledges before its mirror does, and dies",
+        forwarded::before,
     ),
     Entry::new("mirror-gone", "both servers die", mirror::both_gone),
     Entry::new(

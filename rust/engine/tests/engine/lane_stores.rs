@@ -4,7 +4,7 @@
 
 use super::lane_common::*;
 use memsrv_engine::NotTaken::{NoRoom, NoTarget};
-use memsrv_protocol::{Slot, Status};
+use memsrv_protocol::{Message, Seq, Slot, Status};
 
 const BOTH: [Replica; 2] = [Primary, Mirror];
 
@@ -327,4 +327,35 @@ fn numbers_are_each_replicas_own() {
     assert_eq!(b.lane.issued(Mirror).0, 2);
     assert_eq!(b.ack(Mirror, 2), []);
     assert_eq!(b.ack(Primary, 1), [stored(1)]);
+}
+
+#[test]
+fn a_replica_that_followed_the_other_one_goes_on_above_its_numbers() {
+    let mut b = bench(&[Primary]);
+    b.standing(Whole, Behind);
+    for token in 0..3 {
+        b.store(token).unwrap();
+    }
+    assert_eq!(b.ack(Primary, 2), [stored(0), stored(1)]);
+    let mut waiting = Vec::new();
+    b.lane.each_store(Primary, |token| waiting.push(token));
+    assert_eq!(waiting, [2]);
+    b.lane.skip_to_other(Mirror);
+    assert_eq!(
+        (b.lane.issued(Mirror), b.lane.acked(Mirror)),
+        (Seq(3), Seq(0))
+    );
+    b.standing(Whole, Whole);
+    assert_eq!(b.connect(Mirror), []);
+    b.store(4).unwrap();
+    let seq = |message: &Message| match message {
+        Message::Store { seq, .. } => Some(*seq),
+        _ => None,
+    };
+    let sent: Vec<Seq> = b.drain(Mirror).iter().filter_map(seq).collect();
+    assert_eq!(sent, [Seq(4)]);
+    // With something under way nothing changes.
+    b.store(5).unwrap();
+    b.lane.skip_to_other(Primary);
+    assert_eq!(b.lane.issued(Primary), Seq(5));
 }

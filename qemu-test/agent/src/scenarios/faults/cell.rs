@@ -92,12 +92,12 @@ impl<'p, 'g> Play<'p, 'g> {
     fn begin(cell: Cell, guest: &'p mut Guest<'g>) -> Result<Self> {
         let victim = cell.victim();
         let mut there = vec![Who::Primary];
-        if cell.mode == Mode::Dual {
+        if cell.mode.is_mirrored() {
             there.push(Who::Mirror);
         }
-        let arguments = cell.mode.arguments("life");
-        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         for &who in &there {
+            let arguments = cell.mode.arguments(who, "life");
+            let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let cramped = who == victim && cell.moment != Moment::Resync;
             let capacity = if cramped {
                 cell.fault.capacity()

@@ -176,7 +176,7 @@ impl Fault {
             }
             Self::Restart | Self::Restartp => {
                 let life = if self == Self::Restart { "new" } else { "life" };
-                let arguments = mode.arguments(life);
+                let arguments = mode.arguments(who, life);
                 let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 who.with(host, |host| {
                     host.kill_server()?;

@@ -52,6 +52,8 @@ const QUICK: &[(Mode, Fault, Moment)] = &[
     (Mode::Dual, Fault::Flip, Moment::Faults),
     (Mode::Dual, Fault::Kill, Moment::Resync),
     (Mode::Dual, Fault::Reset, Moment::Resync),
+    (Mode::Forwarded, Fault::Reset, Moment::Eviction),
+    (Mode::Forwarded, Fault::Flip, Moment::Faults),
     (Mode::Through, Fault::Flip, Moment::Eviction),
     (Mode::Persist, Fault::Restartp, Moment::Eviction),
 ];
@@ -95,10 +97,7 @@ impl Cell {
 
     /// Why it cannot arise.
     fn reason(&self) -> Option<&'static str> {
-        if !self.mode.is_built() {
-            return Some("not built");
-        }
-        if self.moment == Moment::Resync && self.mode != Mode::Dual {
+        if self.moment == Moment::Resync && !self.mode.is_mirrored() {
             return Some("one server: there is no other to be filled from");
         }
         if self.fault == Fault::Restartp && self.mode != Mode::Persist {

@@ -3,6 +3,8 @@
 
 use qemu_test_wire::MIRROR_ADDRESS;
 
+use super::fault::Who;
+
 /// A way of keeping pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -28,13 +30,9 @@ impl Mode {
         Self::Persist,
     ];
 
-    /// Whether this tree's module and server can do it. Where that comes with another change, this is what
-    /// brings the mode's cells to life.
-    pub fn is_built(self) -> bool {
-        match self {
-            Self::None | Self::Dual | Self::Through | Self::Persist => true,
-            Self::Forwarded => false,
-        }
+    /// Whether there is a second server.
+    pub fn is_mirrored(self) -> bool {
+        matches!(self, Self::Dual | Self::Forwarded)
     }
 
     /// In names.
@@ -68,12 +66,12 @@ impl Mode {
         }
     }
 
-    /// What the server is started with; `life` names the directory that it keeps its pages in.
-    pub fn arguments(self, life: &str) -> Vec<String> {
-        match self {
-            Self::Persist => ["--persist", &format!("@{life}"), "--persist-ack"]
-                .map(str::to_owned)
-                .to_vec(),
+    /// What that server is started with; `life` names the directory that it keeps its pages in.
+    pub fn arguments(self, who: Who, life: &str) -> Vec<String> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        match (self, who) {
+            (Self::Persist, _) => words(&["--persist", &format!("@{life}"), "--persist-ack"]),
+            (Self::Forwarded, Who::Primary) => words(&["--mirror", MIRROR_ADDRESS]),
             _ => Vec::new(),
         }
     }
