@@ -309,13 +309,15 @@ impl Report {
         sum: &LaneCounters,
     ) -> kernel::fmt::Result {
         let (config, areas) = (&self.shared.config, &self.shared.areas);
-        let behind = |replica| areas.behind(replica);
-        let (primary, mirror) = (behind(Replica::Primary), behind(Replica::Mirror));
         // What the server forwards, the mirror has, though it is not spoken to.
         let relayed = areas.relay.is_on();
+        let behind = |replica| match relayed {
+            true => 0,
+            false => areas.behind(replica),
+        };
+        let (primary, mirror) = (behind(Replica::Primary), behind(Replica::Mirror));
         let down = |lane: &Arc<Lane>| self.shared.spoken_to().any(|r| !lane.part(r).is_up());
-        let behind = primary + mirror > 0 && !relayed;
-        let degraded = behind || self.lanes.iter().any(down);
+        let degraded = primary + mirror > 0 || self.lanes.iter().any(down);
         let address = self.shared.address(Replica::Mirror).0;
         writeln!(f, "mirror {address}")?;
         writeln!(f, "mirror_strict {}", u8::from(config.mirror_strict))?;

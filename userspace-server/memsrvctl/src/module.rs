@@ -94,7 +94,7 @@ fn is_level(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     let levels = ["inflight", "remote", "granted", "leftover", "behind"];
     levels.iter().any(|level| name.starts_with(level))
-        || ["degraded", "mirror_strict", "failover_us_max"].contains(&name)
+        || ["degraded", "mirror_forwarded", "mirror_strict", "failover_us_max"].contains(&name)
 }
 
 /// How much each counter grew per second between two looks.
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_said_of_the_mirror_has_rates_only_where_it_counts() {
         let before = parse("failovers 1\nhedged_loads 10\n");
-        let text = "mirror_strict 1\ndegraded 1\nbehind_clusters_primary 3\n\
+        let text = "mirror_strict 1\nmirror_forwarded 1\ndegraded 1\nbehind_clusters_primary 3\n\
             behind_clusters_mirror 4\nfailovers 2\nfailover_us_max 900\nhedged_loads 14\n";
         let levels = rates(&parse(text), &parse(text), Duration::from_secs(1));
         assert_eq!(

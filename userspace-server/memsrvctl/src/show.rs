@@ -206,7 +206,11 @@ fn mirror(sample: &module::Sample) -> Option<String> {
         _ => 0,
     };
     let primary = sample.get("server").map_or_else(String::new, plain);
+    let forwarded = number("mirror_forwarded") > 0;
     let mut text = format!("primary {primary}, mirror {address}\n");
+    if forwarded {
+        text.push_str("the primary forwards to the mirror, which needs no links from here\n");
+    }
     if number("mirror_strict") > 0 {
         text.push_str("mirror_strict: no page is stored that only one of them would hold\n");
     }
@@ -222,7 +226,7 @@ fn mirror(sample: &module::Sample) -> Option<String> {
         let links: Vec<_> = sample.0.iter().filter(of_it).collect();
         let up = links.iter().filter(|(_, state)| plain(state) == "up");
         let up = up.count();
-        if up < links.len() {
+        if up < links.len() && (name == "primary" || !forwarded) {
             missing.push(format!("{name}: {up} of {} links are up", links.len()));
         }
         let behind = number(key);

@@ -231,6 +231,12 @@ mod program {
         let strict = MIRRORED.replace("strict 0", "strict 1");
         shown(&strict).stdout(contains("mirror_strict: no page"));
         shown(STATS).stdout(contains("primary").or(contains("mirror")).not());
+        let forwarded = MIRRORED
+            .replace("strict 0", "strict 0\nmirror_forwarded 1")
+            .replace("mirror_link.0.state up", "mirror_link.0.state down");
+        shown(&forwarded)
+            .stdout(contains("the primary forwards to the mirror"))
+            .stdout(contains("links are up").not());
     }
 
     #[test]
