@@ -98,6 +98,12 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
         text.push_str(&format!(" {reason} {count}"));
     }
     text.push_str(&pulls(report));
+    if let Some(mirror) = &report.mirror {
+        text.push_str(&format!(
+            "\nmirror {}: streams forwarded {}, operations {}, lost {}",
+            mirror.address, mirror.streams, mirror.forwarded, mirror.lost
+        ));
+    }
     text
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use memsrv_protocol::{FreeMask, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
 
+use crate::mirror::forward::{Forward, Kind};
 use crate::persist::promise::Promises;
 use crate::persist::queue::{Need, NoRoom, UNLOGGED};
 use crate::pull::Asker;
@@ -37,9 +38,23 @@ fn reads(message: Message) -> bool {
     )
 }
 
+/// Whether a message is forwarded to a mirror.
+fn changes(message: Message) -> bool {
+    matches!(message, Message::Store { .. } | Message::Free { .. })
+}
+
 /// The checksum that goes with a payload: CRC-32C over the slot's bytes and it.
 pub fn checksum(slot: Slot, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), payload)
+}
+
+/// What a connection has acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    /// As far as this server goes, everything up to here may be.
+    pub(crate) ours: Seq,
+    /// Everything up to here is.
+    pub(crate) sent: Seq,
 }
 
 /// Why a batch was interrupted.
@@ -66,6 +81,8 @@ pub(crate) struct Batch<'a> {
     /// Where the log ends with what this connection did.
     pub(crate) logged: &'a mut u64,
     pub(crate) promises: &'a mut Promises,
+    pub(crate) acks: &'a mut Acks,
+    pub(crate) forward: &'a mut Forward,
     pub(crate) output: &'a mut Vec<u8>,
 }
 
@@ -81,6 +98,10 @@ impl Batch<'_> {
             let Some((message, payload)) = next(rest, skip)? else {
                 return Ok(Paused::Stop(Stop::NeedInput));
             };
+            if self.forward.blocks() && changes(message) {
+                *rest = before;
+                return Ok(Paused::Stop(Stop::Stalled));
+            }
             if self.stream.is_none() && !reads(message) {
                 let text = format!("{} on a connection that only reads", op_name(message));
                 return Err(bad(text));
@@ -119,8 +140,22 @@ impl Batch<'_> {
             }
             match &self.shared.persist {
                 Some(persist) if persist.ack => self.promises.add(*self.logged, *self.last),
-                _ => self.answer(Message::Ack { seq: *self.last }),
+                _ => self.acknowledge(),
             }
+        }
+    }
+
+    /// Acknowledges what the batch did, or leaves it to [`crate::session::Session::settle`] if the mirror has to
+    /// acknowledge it first.
+    fn acknowledge(&mut self) {
+        let seq = *self.last;
+        self.acks.ours = seq;
+        if self.forward.limit().is_none() {
+            self.acks.sent = seq;
+            if let Some(stream) = &mut self.stream {
+                stream.released = stream.released.max(seq);
+            }
+            self.answer(Message::Ack { seq });
         }
     }
 
@@ -160,8 +195,13 @@ impl Batch<'_> {
             self.put(seq, slot, crc, page)?
         };
         match result {
-            Ok(()) => self.done.stores = self.done.stores.saturating_add(1),
+            Ok(()) => {
+                self.done.stores = self.done.stores.saturating_add(1);
+                let header = Message::Store { seq, slot, crc }.encode();
+                self.forward.executed(seq, Kind::Store, &header, page);
+            }
             Err(status) => {
+                self.forward.passed_over(seq);
                 let life = &self.at.life;
                 let (arena, quota) = (&self.shared.arena, &life.client.quota);
                 life.table.refused(arena, quota, slot, status)?;
@@ -236,6 +276,8 @@ impl Batch<'_> {
             return Ok(false);
         };
         self.done.frees = self.done.frees.saturating_add(freed);
+        let header = Message::Free { seq, slot, crc }.encode();
+        self.forward.executed(seq, Kind::Free, &header, mask);
         self.executed(seq);
         Ok(true)
     }

@@ -12,6 +12,7 @@ use memsrv_protocol::{Name, DEFAULT_PORT, PAGE_SIZE, VERSION};
 use serde::Deserialize;
 
 use crate::error::StartError;
+use crate::mirror::{self, MirrorAck};
 use crate::num::{to_u64, to_usize};
 use crate::persist;
 use crate::pull::{Network, PullLimits};
@@ -71,6 +72,12 @@ pub struct Args {
     /// Acknowledge only what the log has on the disk, so that a power cut loses nothing
     #[arg(long)]
     pub persist_ack: bool,
+    /// Forward to this server what clients that ask for it store and free
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub mirror: Option<String>,
+    /// Acknowledge what is forwarded after the mirror has, or before [default: after]
+    #[arg(long, value_name = "WHEN")]
+    pub mirror_ack: Option<MirrorAck>,
     /// Do not lock memory: for tests only, since a server whose pages are swapped may wait for itself
     #[arg(long)]
     pub no_lock: bool,
@@ -136,6 +143,8 @@ struct File {
     no_lock: Option<bool>,
     persist: Option<PathBuf>,
     persist_ack: Option<bool>,
+    mirror: Option<String>,
+    mirror_ack: Option<MirrorAck>,
     admit: Admit,
     client: HashMap<String, FileClient>,
 }
@@ -193,6 +202,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The log, if one is to be kept.
     pub persist: Option<persist::Options>,
+    /// The mirror, if there is one.
+    pub mirror: Option<mirror::Options>,
     /// Whether to lock the memory.
     pub lock: bool,
     /// The version of the protocol to speak.
@@ -249,9 +260,14 @@ impl Config {
                 "persist-ack without persist; say where to keep the pages, as in --persist DIR",
             ));
         }
+        let mirror = mirror(
+            args.mirror.as_deref().or(file.mirror.as_deref()),
+            args.mirror_ack.or(file.mirror_ack),
+        )?;
         let listen = args.listen.as_deref().or(file.listen.as_deref());
         Ok(Config {
             listen: address(listen.unwrap_or("[::]"))?,
+            mirror,
             listen_anywhere: listen.is_none(),
             capacity_pages,
             limits: limits(&file, args.quota.or(file.quota))?,
@@ -285,16 +301,49 @@ fn read(path: &Path) -> Result<File, StartError> {
 }
 
 /// An address with or without a port.
-fn address(text: &str) -> Result<SocketAddr, StartError> {
+fn parse_address(text: &str) -> Option<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
-    text.parse()
-        .or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
-        .map_err(|_| {
+    let with_default = || bare.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
+    text.parse().or_else(|_| with_default()).ok()
+}
+
+/// The mirror's address and when to acknowledge. It is told to clients: one that means every address is none.
+fn mirror(
+    text: Option<&str>,
+    ack: Option<MirrorAck>,
+) -> Result<Option<mirror::Options>, StartError> {
+    let Some(text) = text else {
+        return match ack {
+            None => Ok(None),
+            Some(_) => Err(usage(
+                "mirror-ack without mirror; say what server to forward to, as in --mirror 192.0.2.2",
+            )),
+        };
+    };
+    let address = parse_address(text)
+        .filter(|address| !address.ip().to_canonical().is_unspecified() && address.port() != 0)
+        .ok_or_else(|| {
             usage(format!(
-                "\"{text}\" is not an address to listen on; \
-                 write it as 192.0.2.1:{DEFAULT_PORT} or [2001:db8::1]:{DEFAULT_PORT}"
+                "\"{text}\" is not the address of a mirror; write it as 192.0.2.2, 192.0.2.2:{DEFAULT_PORT} or \
+                 [2001:db8::2]:{DEFAULT_PORT} (names are not looked up)"
             ))
-        })
+        })?;
+    Ok(Some(mirror::Options {
+        address: SocketAddr::new(address.ip().to_canonical(), address.port()),
+        ack: ack.unwrap_or_default(),
+        welcome: mirror::MIRROR_WELCOME,
+        silence: mirror::MIRROR_TIMEOUT,
+    }))
+}
+
+/// The address to listen on.
+fn address(text: &str) -> Result<SocketAddr, StartError> {
+    parse_address(text).ok_or_else(|| {
+        usage(format!(
+            "\"{text}\" is not an address to listen on; \
+                 write it as 192.0.2.1:{DEFAULT_PORT} or [2001:db8::1]:{DEFAULT_PORT}"
+        ))
+    })
 }
 
 fn pages(what: &str, size: Size) -> Result<usize, StartError> {

@@ -6,20 +6,27 @@
 //! which keeps up holds no more than part of a message. One that does not read its answers holds at most
 //! one buffer of unsent answers and one of unexecuted input; until the former is sent, nothing is read.
 
+mod forward;
+
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memsrv_protocol::HEADER_LEN;
 use mio::net::TcpStream;
-use mio::Token;
+use mio::{Registry, Token};
 use rustix::net::sockopt;
 
+use crate::mirror::{self, link::Parting};
 use crate::regions::{Peer, Shared};
 use crate::session::{notice_draining, Session, Stop, LONGEST, OUTPUT_LIMIT};
 use crate::worker::{Mail, Mailbox};
+
+use forward::{lend, reclaim};
+pub use forward::{link_token, owner};
 
 /// Bytes read at a time.
 const INPUT_LEN: usize = 128 * 1024;
@@ -42,6 +49,15 @@ const USER_TIMEOUT_MS: u32 = 10_000;
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
+    /// For the mirror; made when first needed.
+    forwarded: Vec<u8>,
+}
+
+impl Buffers {
+    /// Room that is anyone's between two calls.
+    pub fn scratch(&mut self) -> &mut [u8] {
+        &mut self.input
+    }
 }
 
 impl Buffers {
@@ -55,6 +71,7 @@ impl Default for Buffers {
         Buffers {
             input: vec![0; INPUT_LEN].into(),
             output,
+            forwarded: Vec::new(),
         }
     }
 }
@@ -94,6 +111,24 @@ impl Peer for Link {
     }
 }
 
+/// One of the connections that there may be, given back when dropped.
+pub struct Place {
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    /// For a connection that is counted already.
+    pub fn new(shared: Arc<Shared>) -> Place {
+        Place { shared }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A connection.
 pub struct Conn {
     link: Arc<Link>,
@@ -114,6 +149,13 @@ pub struct Conn {
     pub deadline: Option<Instant>,
     /// Whether it waits for its turn; the worker's to set.
     pub queued: bool,
+    /// Its connection to the mirror.
+    mirror: Option<mirror::link::Link>,
+    /// Last words to the mirror.
+    parting: Option<Parting>,
+    /// When to look whether the mirror is late; the worker's to set.
+    pub alarm: Option<Instant>,
+    place: Arc<Place>,
 }
 
 impl Conn {
@@ -121,9 +163,10 @@ impl Conn {
     pub fn new(
         socket: TcpStream,
         address: SocketAddr,
-        shared: Arc<Shared>,
+        place: Arc<Place>,
         (mailbox, token): (Arc<Mailbox>, Token),
     ) -> Conn {
+        let shared = place.shared.clone();
         let link = Arc::new(Link {
             socket,
             address,
@@ -142,6 +185,10 @@ impl Conn {
             sent_end: false,
             deadline: None,
             queued: false,
+            mirror: None,
+            parting: None,
+            alarm: None,
+            place,
         }
     }
 
@@ -174,14 +221,14 @@ impl Conn {
     /// Puts a message of another thread behind the answers. What is not sent yet ends with a whole message,
     /// since the session answers in whole ones.
     pub fn tell(&mut self, message: &[u8; HEADER_LEN]) {
-        if self.session.is_open() && !self.closing {
+        if self.session.is_welcomed() && !self.closing {
             self.unsent.extend_from_slice(message);
         }
     }
 
     /// Tells a client that the server is draining.
     pub fn notice_draining(&mut self) {
-        if self.session.is_open() && !self.closing {
+        if self.session.is_welcomed() && !self.closing {
             notice_draining(&mut self.unsent);
         }
     }
@@ -201,8 +248,19 @@ impl Conn {
     /// # Errors
     ///
     /// The connection is broken.
-    pub fn turn(&mut self, buffers: &mut Buffers) -> io::Result<Turn> {
+    pub fn turn(&mut self, buffers: &mut Buffers, registry: &Registry) -> io::Result<Turn> {
+        let more = self.hear_mirror(buffers);
         self.closing |= self.session.settle(&mut self.unsent);
+        let turn = self.converse(buffers, registry);
+        self.part();
+        match turn {
+            // What the mirror did meanwhile is said next time.
+            Ok(Turn::Idle) if more || self.session.has_news() => Ok(Turn::Again),
+            turn => turn,
+        }
+    }
+
+    fn converse(&mut self, buffers: &mut Buffers, registry: &Registry) -> io::Result<Turn> {
         for _ in 0..TURNS {
             if !self.send_unsent()? {
                 return Ok(Turn::Idle);
@@ -222,9 +280,9 @@ impl Conn {
                     None => return Ok(Turn::Idle),
                 }
             }
-            match self.execute(buffers, len)? {
+            match self.execute(buffers, len, registry)? {
                 Stop::Yield => break,
-                Stop::Stalled => return Ok(Turn::Idle),
+                Stop::Stalled if !self.session.can_go_on() => return Ok(Turn::Idle),
                 _ => {}
             }
         }
@@ -252,9 +310,15 @@ impl Conn {
     }
 
     /// Executes `len` bytes of input and sends the answers.
-    fn execute(&mut self, buffers: &mut Buffers, len: usize) -> io::Result<Stop> {
+    fn execute(
+        &mut self,
+        buffers: &mut Buffers,
+        len: usize,
+        registry: &Registry,
+    ) -> io::Result<Stop> {
         let input = buffers.input.get(..len).unwrap_or(&[]);
         buffers.output.clear();
+        lend(self.session.forward(), &mut buffers.forwarded);
         let progress = self.session.feed(input, &mut buffers.output);
         self.more = matches!(
             progress.stop,
@@ -269,6 +333,8 @@ impl Conn {
         if self.held.len() <= LONGEST && self.held.capacity() > LONGEST.saturating_mul(2) {
             self.held.shrink_to(LONGEST);
         }
+        self.send_mirror(registry);
+        reclaim(self.session.forward(), &mut buffers.forwarded);
         let sent = write(&self.link.socket, &buffers.output)?;
         keep(&mut self.unsent, buffers.output.get(sent..).unwrap_or(&[]))?;
         Ok(progress.stop)
@@ -317,7 +383,7 @@ fn keep(to: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes as much as the socket takes.
-fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent: usize = 0;
     while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
         let mut socket = socket;

@@ -10,6 +10,7 @@
 //! | [`regions`] | clients, regions, streams, and who owns them |
 //! | [`session`], [`batch`] | the protocol, without I/O |
 //! | [`pull`] | pages fetched from another server |
+//! | [`mirror`] | stores and frees sent on to another server |
 //! | [`listener`], [`conn`], [`worker`], [`server`] | sockets and threads |
 //! | [`persist`] | the log on a disk, and what a start makes of it |
 //! | [`stats`] | what STAT answers |
@@ -22,6 +23,7 @@ pub mod error;
 pub mod listener;
 pub mod log;
 pub mod memory;
+pub mod mirror;
 pub mod num;
 pub mod persist;
 pub mod pull;

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::net::{sockopt, AddressFamily, SocketFlags, SocketType};
@@ -53,19 +54,19 @@ pub fn open(listener: &TcpListener) -> Result<(), StartError> {
     rustix::net::listen(listener, BACKLOG).map_err(|error| failed(address, error.into()))
 }
 
-/// Chooses how the kernel paces what is sent on the connections that will be accepted; empty leaves it
-/// the host's choice. Gives back what to say where it cannot be had.
+/// Chooses how the kernel paces what is sent on the connections that a listener will accept, or on one that is not
+/// connected yet; empty leaves it the host's choice. Gives back what to say where it cannot be had.
 ///
 /// A host that prefers BBR holds each page back by the rate of the few before it: milliseconds, for
 /// somebody who waits for just that page. Set here, for connections to inherit, rather than on each: one
 /// that has begun with BBR is left pacing (the kernel sets `sk_pacing_status` and does not take it back).
 #[must_use = "what could not be had is to be logged"]
-pub fn choose_congestion(listener: &TcpListener, wanted: &str) -> Option<String> {
+pub fn choose_congestion(socket: impl AsFd, wanted: &str) -> Option<String> {
     if wanted.is_empty() {
         return None;
     }
-    let error = sockopt::set_tcp_congestion(listener, wanted).err()?;
-    let instead = match sockopt::set_tcp_congestion(listener, PLAIN) {
+    let error = sockopt::set_tcp_congestion(&socket, wanted).err()?;
+    let instead = match sockopt::set_tcp_congestion(&socket, PLAIN) {
         Ok(()) => PLAIN,
         Err(_) => "the host's choice",
     };

@@ -23,13 +23,14 @@ mod readers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use memsrv_protocol::{Hello, Incarnation, Instance, Name, Seq, Status, Welcome, HEADER_LEN};
 
 use crate::arena::{lock, Arena};
 use crate::config::Limits;
+use crate::mirror::Mirror;
 use crate::num::to_u64;
 use crate::persist::queue::{LifeLog, Need, NoRoom};
 use crate::persist::{refusal, Health, Persist};
@@ -63,6 +64,8 @@ pub struct Stream {
     pub owner: Option<(u64, Arc<dyn Peer>)>,
     /// The highest number executed.
     pub executed: Seq,
+    /// The highest number that a client may have been acknowledged; kept where the server has a mirror.
+    pub released: Seq,
     /// It was read from a log and nobody has come for it yet.
     pub recovered: bool,
 }
@@ -85,6 +88,8 @@ pub struct Life {
     pub log: LifeLog,
     /// Whether it may hold pages that do not match their checksums: its loads look.
     pub suspect: AtomicBool,
+    /// Whether one of its streams has lost the mirror: none begins to be forwarded any more.
+    pub mirror_lost: AtomicBool,
 }
 
 impl Life {
@@ -104,6 +109,7 @@ impl Life {
             counters: Counters::default(),
             log,
             suspect: AtomicBool::new(false),
+            mirror_lost: AtomicBool::new(false),
         }
     }
 
@@ -134,6 +140,14 @@ pub struct Attachment {
     pub client: Name,
     /// Which of the client's regions.
     pub region: Name,
+}
+
+impl Attachment {
+    /// The stream, locked, if it is this connection's still.
+    pub fn own(&self) -> Option<MutexGuard<'_, Stream>> {
+        let stream = lock(self.life.streams.get(self.stream?)?);
+        matches!(&stream.owner, Some((id, _)) if *id == self.id).then_some(stream)
+    }
 }
 
 impl Drop for Attachment {
@@ -199,6 +213,8 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// The log, if one is kept.
     pub persist: Option<Arc<Persist>>,
+    /// The server that stores and frees are forwarded to, if there is one.
+    pub mirror: Option<Mirror>,
     /// When the server started.
     pub started: Instant,
     /// Connections open now.
@@ -220,6 +236,7 @@ impl Shared {
             recent: Recent::default(),
             draining: AtomicBool::new(false),
             persist: None,
+            mirror: None,
             started: Instant::now(),
             connections: AtomicU64::new(0),
             next_id: AtomicU64::new(1),

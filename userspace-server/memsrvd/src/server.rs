@@ -23,6 +23,8 @@ use crate::conn::Buffers;
 use crate::error::StartError;
 use crate::listener;
 use crate::memory;
+use crate::mirror::forward::OUT_LIMIT;
+use crate::mirror::{is_own, Mirror};
 use crate::num::{to_u32, to_u64};
 use crate::persist::segments::Segments;
 use crate::persist::writer::{self, Writer};
@@ -36,6 +38,9 @@ const SHUTDOWN: Token = Token(1);
 
 /// When to try again to accept a connection for which the process had no descriptor left.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Descriptors that are no connections: the log's, the pulling threads', those of each worker.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// How often a draining server looks whether its last page has gone.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
@@ -62,7 +67,10 @@ pub fn run(
     let stacks = stacks(config);
     let buffers = config.threads.saturating_mul(Buffers::LEN);
     let buffers = buffers.saturating_add(config.limits.pull.bytes());
+    let forwarding = config.mirror.as_ref().map_or(0, |_| 2 * OUT_LIMIT);
+    let buffers = buffers.saturating_add(config.threads.saturating_mul(forwarding));
     let mut later = stacks.saturating_add(buffers).saturating_add(HEAP_LEN);
+    check_mirror(config, &listener)?;
     // Before the memory, as the port: another server by mistake is seen at once.
     let directory = config.persist.as_ref().map(|options| {
         let regions = config.limits.regions;
@@ -74,6 +82,8 @@ pub fn run(
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();
     let mut shared = Shared::new(arena, limits, Instance(instance), config.version);
+    let mirror = |options| Mirror::new(options, config.congestion.clone());
+    shared.mirror = config.mirror.clone().map(mirror);
     let log = directory
         .map(|(directory, options)| recover::open(&mut shared, directory, options))
         .transpose()?;
@@ -98,6 +108,35 @@ pub fn run(
     let dropped = if kept { 0 } else { pages };
     tracing::info!(dropped_pages = dropped, "stopped");
     result
+}
+
+/// Whether the mirror can be one, and enough connections to it be had.
+fn check_mirror(config: &Config, listener: &std::net::TcpListener) -> Result<(), StartError> {
+    let Some(mirror) = &config.mirror else {
+        return Ok(());
+    };
+    let own = listener
+        .local_addr()
+        .map_err(StartError::io("cannot tell the own address"))?;
+    if is_own(own, mirror.address) {
+        return Err(StartError::Usage(format!(
+            "mirror {} is this server's own address; give another server's",
+            mirror.address
+        )));
+    }
+    let wanted = to_u64(config.max_connections)
+        .saturating_mul(2)
+        .saturating_add(OTHER_DESCRIPTORS);
+    let limit = getrlimit(Resource::Nofile).current;
+    if let Some(limit) = limit.filter(|limit| *limit < wanted) {
+        tracing::warn!(
+            limit,
+            wanted,
+            "the limit on descriptors is too low for max_connections connections \
+            that are all forwarded; raise LimitNOFILE"
+        );
+    }
+    Ok(())
 }
 
 /// Bytes of stack that all threads take.
@@ -363,7 +402,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Raises the limit on descriptors as far as it may be: each connection takes one.
+/// Raises the limit on descriptors as far as it may be: each connection takes one, and one more if it is forwarded.
 pub fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

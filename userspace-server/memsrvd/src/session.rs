@@ -13,17 +13,19 @@
 //! A message is executed only when all of it is there, so a torn store changes nothing. Execution stops
 //! when the output reaches its limit, even within a LOAD, and goes on when the caller has sent that:
 //! what a peer makes the server hold has a bound. All stores and frees of one call are acknowledged by
-//! one ACK at its end.
+//! one ACK at its end, or once the disk and the mirror have what they are to have.
+
+mod forward;
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use memsrv_protocol::{
-    Hello, HelloError, Message, Sender, Seq, Status, Tag, WireError, HEADER_LEN, PAGE_SIZE,
+    Hello, HelloError, Message, Sender, Seq, Status, Tag, Welcome, WireError, HEADER_LEN, PAGE_SIZE,
 };
 
-use crate::arena::lock;
-use crate::batch::{Batch, Paused, Run};
+use crate::batch::{Acks, Batch, Paused, Run};
+use crate::mirror::forward::Forward;
 use crate::num::{to_u32, to_usize};
 use crate::persist::promise::{Broken, Promises};
 use crate::persist::refusal;
@@ -61,7 +63,8 @@ pub enum Stop {
     /// feed what was not consumed again.
     Yield,
     /// A free has no room in the log: feed what was not consumed again when there is
-    /// ([`Session::is_ripe`]).
+    /// ([`Session::is_ripe`]). Or the mirror has not answered yet, or has as much as it may have: when that has
+    /// changed ([`Forward::blocks`]).
     Stalled,
     /// The session is over: send the output, then close.
     Close,
@@ -129,6 +132,11 @@ pub struct Session {
     promises: Promises,
     /// Whether a free waits for room in the log.
     stalled: bool,
+    acks: Acks,
+    /// What goes to the mirror and comes from it.
+    forward: Forward,
+    /// The WELCOME that waits for the mirror's answer, and which stream it is for.
+    held: Option<(Hello, Welcome)>,
 }
 
 impl Session {
@@ -147,6 +155,9 @@ impl Session {
             logged: 0,
             promises: Promises::default(),
             stalled: false,
+            acks: Acks::default(),
+            forward: Forward::default(),
+            held: None,
         }
     }
 
@@ -163,22 +174,26 @@ impl Session {
             .is_some_and(|log| self.promises.is_ripe(log) || (self.stalled && log.has_room()))
     }
 
-    /// Acknowledges what the disk has by now; true: the session is over.
+    /// Says what the mirror and the disk have made due by now; true: the session is over.
     pub fn settle(&mut self, output: &mut Vec<u8>) -> bool {
-        let (Some(log), false) = (&self.shared.persist, self.promises.is_empty()) else {
-            return false;
-        };
-        match self.promises.settle(log) {
-            Ok(None) => false,
-            Ok(Some(seq)) => {
-                output.extend_from_slice(&Message::Ack { seq }.encode());
-                false
-            }
-            Err(Broken) => {
-                let (status, words) = refusal(log.health());
-                self.end(refused(status, words).into(), output) == Stop::Close
+        match self.try_settle(output) {
+            Ok(()) => false,
+            Err(end) => self.end(end, output) == Stop::Close,
+        }
+    }
+
+    fn try_settle(&mut self, output: &mut Vec<u8>) -> Result<(), End> {
+        self.hear_mirror(output)?;
+        if let (Some(log), false) = (&self.shared.persist, self.promises.is_empty()) {
+            match self.promises.settle(log) {
+                Ok(done) => self.acks.ours = done.unwrap_or(self.acks.ours),
+                Err(Broken) => {
+                    let (status, words) = refusal(log.health());
+                    return Err(refused(status, words).into());
+                }
             }
         }
+        self.acknowledge(output)
     }
 
     /// Whether the peer has sent a HELLO or a STAT that was answered, since this was last called.
@@ -186,9 +201,14 @@ impl Session {
         std::mem::take(&mut self.spoken)
     }
 
-    /// Whether the peer has a session.
+    /// Whether the peer has a session, though the mirror may not have answered yet.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
+    }
+
+    /// Whether the peer has had its WELCOME.
+    pub fn is_welcomed(&self) -> bool {
+        self.is_open() && self.held.is_none()
     }
 
     /// Executes the messages that `input` begins with, and puts the answers behind `output`.
@@ -208,7 +228,7 @@ impl Session {
             }
         };
         let mut stop = result.unwrap_or_else(|end| self.end(end, output));
-        self.stalled = stop == Stop::Stalled;
+        self.stalled = stop == Stop::Stalled && !self.forward.blocks();
         if self.settle(output) {
             stop = Stop::Close;
         }
@@ -222,6 +242,7 @@ impl Session {
     fn end(&mut self, end: End, output: &mut Vec<u8>) -> Stop {
         self.run = None;
         self.promises = Promises::default();
+        self.held = None;
         let state = std::mem::replace(&mut self.state, State::Closed);
         let peer = self.peer.address();
         match (end, state) {
@@ -237,6 +258,7 @@ impl Session {
             }
             (End::Bye, State::Open(at)) => match self.shared.end(&at) {
                 Some(pages) => {
+                    self.forward.bye();
                     tracing::info!(peer, client = %at.client, region = %at.region, pages,
                     "client left; its pages are freed")
                 }
@@ -248,6 +270,9 @@ impl Session {
                     "connection gave up its stream");
             }
             _ => {}
+        }
+        if !self.forward.is_parting() {
+            self.forward.close();
         }
         Stop::Close
     }
@@ -313,17 +338,24 @@ impl Session {
     fn hello(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Result<(), End> {
         let hello = self.decode(payload)?;
         let (attachment, welcome) = self.shared.open(&hello, &self.peer)?;
+        self.spoken = true;
+        let life = attachment.life.clone();
+        self.state = State::Open(attachment);
+        self.greeted(&hello, welcome, &life, output);
+        Ok(())
+    }
+
+    /// Lets a client begin.
+    fn welcome(&self, hello: &Hello, welcome: &Welcome, output: &mut Vec<u8>) {
         tracing::info!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
             stream = hello.stream, streams = hello.streams, granted = welcome.granted,
-            stored = welcome.stored, "client connected");
+            stored = welcome.stored, forwarded = welcome.options & Hello::FORWARD != 0,
+            "client connected");
         output.extend_from_slice(&Message::Welcome.encode());
         output.extend_from_slice(&welcome.encode());
         if self.shared.draining.load(Ordering::Relaxed) {
             notice_draining(output);
         }
-        self.state = State::Open(attachment);
-        self.spoken = true;
-        Ok(())
     }
 
     /// Executes the messages of a session, as long as the stream is this connection's.
@@ -333,14 +365,11 @@ impl Session {
         };
         let mut stream = match at.stream {
             None => None,
-            Some(number) => {
-                let stream = lock(at.life.streams.get(number).ok_or(End::Fenced)?);
-                if !matches!(&stream.owner, Some((id, _)) if *id == at.id) {
-                    return Err(End::Fenced);
-                }
-                Some(stream)
-            }
+            Some(_) => Some(at.own().ok_or(End::Fenced)?),
         };
+        if self.held.is_some() {
+            return Ok(Stop::Stalled);
+        }
         let mut batch = Batch {
             shared: &self.shared,
             at,
@@ -353,10 +382,15 @@ impl Session {
             unacknowledged: false,
             logged: &mut self.logged,
             promises: &mut self.promises,
+            acks: &mut self.acks,
+            forward: &mut self.forward,
             output,
         };
         let result = batch.execute(rest, &mut self.skip);
         batch.finish();
+        if let Some(mirror) = &self.shared.mirror {
+            mirror.count(self.forward.take_count());
+        }
         match result? {
             Paused::Stop(stop) => Ok(stop),
             Paused::Stat(tag) => {

@@ -14,6 +14,7 @@ use memsrv_protocol::{Status, MAX_PAYLOAD, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{lock, Arena};
+use crate::mirror::{Mirror, MirrorReport};
 use crate::num::{to_u64, to_usize};
 use crate::persist::PersistReport;
 use crate::regions::{Life, Shared};
@@ -206,6 +207,9 @@ pub struct Report {
     /// The log, where one is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persist: Option<PersistReport>,
+    /// The mirror, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorReport>,
 }
 
 /// One region of one client.
@@ -290,6 +294,7 @@ impl Report {
                 .persist
                 .as_ref()
                 .map(|log| log.report(capacity.saturating_sub(free))),
+            mirror: shared.mirror.as_ref().map(Mirror::report),
         }
     }
 

@@ -4,7 +4,8 @@
 //!
 //! The accepting thread hands connections over through a mailbox and wakes the loop; the threads that
 //! fetch pages have it tell a connection that they are done. The loop's only
-//! timer is the nearest deadline of a connection that has not said who it is, or that is to end.
+//! timer is the nearest deadline: of a connection that has not said who it is, or that is to end, or whose mirror owes
+//! something.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
@@ -18,7 +19,9 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::arena::lock;
-use crate::conn::{prepare, Buffers, Conn, Turn};
+use crate::conn::{link_token, owner, prepare, Buffers, Conn, Place, Turn};
+use crate::mirror::link::Parting;
+use crate::mirror::MIRROR_TIMEOUT;
 use crate::persist::Waiting;
 use crate::regions::Shared;
 
@@ -78,7 +81,10 @@ pub struct Worker {
     queue: VecDeque<Token>,
     /// Connections that wait for the log.
     waiting: HashSet<Token>,
+    /// Of connections, and under their mirrors' tokens of those.
     deadlines: BTreeSet<(Instant, Token)>,
+    /// Last words to the mirror, each with the place of the connection that it was for.
+    partings: HashMap<Token, (Parting, Arc<Place>)>,
     hello_timeout: Duration,
     next: usize,
     buffers: Buffers,
@@ -109,6 +115,7 @@ impl Worker {
             queue: VecDeque::new(),
             waiting: HashSet::new(),
             deadlines: BTreeSet::new(),
+            partings: HashMap::new(),
             hello_timeout,
             next: 0,
             buffers: Buffers::default(),
@@ -135,12 +142,9 @@ impl Worker {
                     for token in std::mem::take(&mut self.waiting) {
                         self.enqueue(token);
                     }
-                } else if let Some(conn) = self.conns.get_mut(&event.token()) {
-                    conn.ready(
-                        event.is_readable(),
-                        event.is_read_closed() || event.is_error(),
-                    );
-                    self.enqueue(event.token());
+                } else {
+                    let ended = event.is_read_closed() || event.is_error();
+                    self.ready(event.token(), event.is_readable(), ended);
                 }
             }
             for mail in mail {
@@ -160,6 +164,30 @@ impl Worker {
         }
     }
 
+    /// Takes note of what a socket is ready for.
+    fn ready(&mut self, token: Token, readable: bool, ended: bool) {
+        let (conn, is_mirror) = owner(token);
+        if let Some((parting, _)) = self.partings.get_mut(&token) {
+            parting.ready(readable || ended);
+            self.part(token);
+        } else if let Some(found) = self.conns.get_mut(&conn) {
+            match is_mirror {
+                true => found.mirror_ready(readable || ended),
+                false => found.ready(readable, ended),
+            }
+            self.enqueue(conn);
+        }
+    }
+
+    /// Goes on with last words to the mirror.
+    fn part(&mut self, token: Token) {
+        if let Some((parting, _)) = self.partings.get_mut(&token) {
+            if parting.turn(self.buffers.scratch()) {
+                self.partings.remove(&token);
+            }
+        }
+    }
+
     fn timeout(&self) -> Option<Duration> {
         if !self.queue.is_empty() {
             return Some(Duration::ZERO);
@@ -171,18 +199,19 @@ impl Worker {
 
     fn adopt(&mut self, mut socket: TcpStream, address: SocketAddr) {
         let token = Token(self.next);
-        self.next = self.next.wrapping_add(1);
+        // The odd ones are for connections to the mirror.
+        self.next = self.next.wrapping_add(2);
+        let place = Arc::new(Place::new(self.shared.clone()));
         let interest = Interest::READABLE | Interest::WRITABLE;
         let ready = prepare(&socket)
             .and_then(|()| self.poll.registry().register(&mut socket, token, interest));
         if let Err(error) = ready {
             tracing::warn!(peer = %address, %error, "cannot serve a connection");
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         tracing::debug!(peer = %address, "connection accepted");
         let post = (self.mailbox.clone(), token);
-        let conn = Conn::new(socket, address, self.shared.clone(), post);
+        let conn = Conn::new(socket, address, place, post);
         self.conns.insert(token, conn);
         self.set_deadline(token, Some(self.hello_timeout));
         self.enqueue(token);
@@ -212,7 +241,16 @@ impl Worker {
         };
         conn.queued = false;
         let was_closing = conn.is_closing();
-        let turn = conn.turn(&mut self.buffers);
+        let turn = conn.turn(&mut self.buffers, self.poll.registry());
+        let parting = conn.take_parting();
+        if let Some(alarm) = conn.alarm.filter(|_| parting.is_some()) {
+            conn.alarm = None;
+            self.deadlines.remove(&(alarm, link_token(token)));
+        }
+        if let Some(deadline) = conn.mirror_deadline().filter(|_| conn.alarm.is_none()) {
+            conn.alarm = Some(deadline);
+            self.deadlines.insert((deadline, link_token(token)));
+        }
         if conn.waits() {
             self.waiting.insert(token);
             // In this order: the log may have got there before it was told that somebody waits.
@@ -229,6 +267,14 @@ impl Worker {
             self.set_deadline(token, None);
         } else if waiting && !closing && conn.take_spoken() {
             self.set_deadline(token, Some(self.hello_timeout));
+        }
+        if let Some(parting) = parting {
+            let token = link_token(token);
+            self.partings.insert(token, parting);
+            let deadline = Instant::now().checked_add(MIRROR_TIMEOUT);
+            self.deadlines
+                .extend(deadline.map(|deadline| (deadline, token)));
+            self.part(token);
         }
         match turn {
             Ok(Turn::Idle) => {}
@@ -259,7 +305,10 @@ impl Worker {
     fn stop(mut self) -> io::Result<()> {
         for conn in self.conns.values_mut() {
             // It is all over; a peer that cannot take the rest now learns so by the end of the connection.
-            let _ = conn.turn(&mut self.buffers);
+            let _ = conn.turn(&mut self.buffers, self.poll.registry());
+            if let Some((mut parting, _)) = conn.take_parting() {
+                parting.turn(self.buffers.scratch());
+            }
         }
         Ok(())
     }
@@ -271,7 +320,15 @@ impl Worker {
                 break;
             }
             self.deadlines.pop_first();
-            self.close(token, None);
+            let (conn, is_mirror) = owner(token);
+            if !is_mirror {
+                self.close(token, None);
+            } else if self.partings.remove(&token).is_some() {
+                tracing::debug!("the mirror did not take a client's last words in time");
+            } else if let Some(found) = self.conns.get_mut(&conn) {
+                found.alarm = None;
+                self.enqueue(conn);
+            }
         }
     }
 
@@ -282,10 +339,12 @@ impl Worker {
         if let Some(deadline) = conn.deadline {
             self.deadlines.remove(&(deadline, token));
         }
+        if let Some(alarm) = conn.alarm {
+            self.deadlines.remove(&(alarm, link_token(token)));
+        }
         match error {
             Some(error) => tracing::debug!(peer = conn.address(), %error, "connection lost"),
             None => tracing::debug!(peer = conn.address(), "connection closed"),
         }
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -387,6 +387,7 @@ impl<'a> Rebuild<'a> {
             for (stream, executed) in life.streams.iter().zip(life.log.executed()) {
                 let mut stream = lock(stream);
                 stream.executed = Seq(executed);
+                stream.released = Seq(executed);
                 stream.recovered = true;
             }
         }
