@@ -26,6 +26,9 @@ use kernel::{
 /// full; else twice as long each time, up to the last, until a store goes well.
 const HOLD_OFF_MS: (u64, u64) = (500, 30_000);
 
+/// More than any server grants.
+const UNKNOWN: u64 = u64::MAX;
+
 /// Shared state.
 #[pin_data]
 pub(crate) struct Shared {
@@ -47,7 +50,7 @@ pub(crate) struct Shared {
     /// Held while a command is done.
     #[pin]
     pub(crate) commanding: Mutex<()>,
-    /// How many pages each server grants.
+    /// How many pages each server grants; [`UNKNOWN`] before it has said so.
     granted: [Atomic<u64>; 2],
     /// Whether a server refuses us for good, as one that knows a later state of ours.
     stale: [Atomic<bool>; 2],
@@ -79,7 +82,7 @@ impl Shared {
             instances <- new_mutex!([Instance::default(); 2]),
             addresses <- new_mutex!(addresses),
             commanding <- new_mutex!(()),
-            granted: [const { Atomic::new(0) }; 2],
+            granted: [const { Atomic::new(UNKNOWN) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
             disk_bell: Bell::new(),
@@ -91,12 +94,8 @@ impl Shared {
 
     /// How many pages every server grants.
     pub(crate) fn granted(&self) -> u64 {
-        let granted = |replica| self.granted.get(index(replica)).map(|n| n.load(Relaxed));
-        self.config
-            .replicas()
-            .filter_map(granted)
-            .min()
-            .unwrap_or(0)
+        let granted = self.granted.iter().map(|n| n.load(Relaxed)).min();
+        granted.filter(|&n| n != UNKNOWN).unwrap_or(0)
     }
 
     /// Where a server is.
