@@ -21,6 +21,8 @@ mod mirror;
 #[cfg(test)]
 mod mirror_loss;
 #[cfg(test)]
+mod mirror_state;
+#[cfg(test)]
 mod opening;
 #[cfg(test)]
 mod program;
