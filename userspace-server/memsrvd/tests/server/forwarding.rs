@@ -6,6 +6,7 @@ use crate::mirror::*;
 use crate::source::{instance, mask};
 use crate::support::*;
 use memsrv_protocol::*;
+use memsrvd::config::Config;
 use memsrvd::mirror::forward::MOST_OWED;
 
 #[test]
@@ -102,6 +103,18 @@ fn the_mirror_gets_the_clients_hello_and_its_bytes_in_order() {
 }
 
 impl Client {
+    /// Stores what is refused, so that the mirror does not hear of it.
+    fn try_store_at(&mut self, fed: &mut Fed) -> Status {
+        let status = self.try_store(9, &page(9)).unwrap_err();
+        self.seq += 1;
+        let free = free_bytes(self.seq, 0, &FreeMask::ALL);
+        self.send(&free);
+        fed.bytes(&free);
+        fed.ack(self.seq);
+        assert_eq!(self.ack(), self.seq);
+        status
+    }
+
     /// Expects that NAK and then, without an ACK between, the answer to a PING.
     fn ping_after_nak(&mut self, seq: u64) {
         self.send(&Message::Ping { tag: Tag(5) }.encode());
@@ -147,6 +160,28 @@ fn a_welcome_and_an_ack_wait_for_the_mirror() {
     // Others were served meanwhile, and are without the mirror.
     server.session("b", 1).store(1, &page(1));
     assert!(!mirror.is_called());
+}
+
+#[test]
+fn nothing_is_said_before_the_welcome() {
+    let mirror = Mirror::new();
+    // One worker, which tells all of its connections at once.
+    let mut server = Server::with(Config {
+        threads: 1,
+        ..mirrored(mirror.address, &["--drain", "60"])
+    });
+    let mut witness = server.session("b", 1);
+    witness.store(1, &page(1));
+    let mut client = server.connect();
+    client.send(&hello_bytes(&forward_hello("a", 1, 0)));
+    let mut fed = mirror.accept();
+    fed.hello();
+    server.tell_to_stop();
+    witness.told_of_the_stop();
+    fed.welcome(0);
+    assert!(is_forwarded(&client.welcomed()));
+    client.told_of_the_stop();
+    assert_eq!(client.try_store_at(&mut fed), Status::Draining);
 }
 
 #[test]
@@ -286,6 +321,27 @@ fn a_mirror_that_lacks_what_was_acknowledged_is_not_fed() {
     assert_eq!(fed.closed(), b"");
     client.store(9, &page(9));
     assert_eq!(server.report().mirror.unwrap().lost, 0);
+}
+
+#[test]
+fn a_mirror_that_lacks_what_was_acknowledged_without_it_is_not_fed() {
+    let mirror = Mirror::new();
+    for options in [&[][..], &["--mirror-ack", "before"]] {
+        let server = primary(mirror.address, options);
+        let mut client = server.session("a", 1);
+        client.store(1, &page(1));
+        drop(client);
+        let (_, _, welcome) = mirror.session(&server, &forward_hello("a", 1, 1), 0);
+        assert!(!is_forwarded(&welcome), "stored without FORWARD");
+        let (mut client, mut fed, _) = mirror.session(&server, &forward_hello("a", 1, 1), 1);
+        client.send_stores(2..=3);
+        fed.stores(2..=3);
+        fed.ack(3);
+        client.acked_up_to(3);
+        drop(client);
+        let (_, _, welcome) = mirror.session(&server, &forward_hello("a", 1, 3), 2);
+        assert!(!is_forwarded(&welcome), "stored with it");
+    }
 }
 
 /// A recovered stream may have been acknowledged all that it has.
