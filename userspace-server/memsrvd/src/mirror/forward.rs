@@ -211,6 +211,11 @@ impl Forward {
         std::mem::take(&mut self.uncounted)
     }
 
+    /// Whether the mirror was lost, and the client was not told yet.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.phase, Phase::Lost(_))
+    }
+
     /// Why the mirror was lost, once; from then on nothing is held back any more.
     pub fn take_loss(&mut self) -> Option<Reason> {
         if !matches!(self.phase, Phase::Lost(_)) {

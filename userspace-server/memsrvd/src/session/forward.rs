@@ -70,6 +70,10 @@ impl Session {
         for (seq, status) in self.forward.take_refused() {
             output.extend_from_slice(&Message::Nak { seq, status }.encode());
         }
+        if self.forward.is_lost() {
+            // What it has acknowledged is not on this server alone.
+            self.acknowledge(output)?;
+        }
         match self.forward.take_loss() {
             Some(reason) => self.lost(&reason, output),
             None => Ok(()),

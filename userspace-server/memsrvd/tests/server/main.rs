@@ -13,7 +13,15 @@ mod awaits;
 #[cfg(test)]
 mod entry;
 #[cfg(test)]
+mod forwarding;
+#[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod mirror;
+#[cfg(test)]
+mod mirror_loss;
+#[cfg(test)]
+mod mirror_state;
 #[cfg(test)]
 mod opening;
 #[cfg(test)]

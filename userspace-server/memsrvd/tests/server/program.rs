@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 use crate::source::*;
 use crate::support::*;
 use memsrv_protocol::*;
+use memsrvd::mirror::MirrorAck;
 
 fn memsrvd() -> Program {
     let mut program = Program::cargo_bin("memsrvd").unwrap();
@@ -179,6 +180,33 @@ fn wrong_options_exit_with_2_and_name_the_mistake() {
             &["--capacity", "1M", "--config", "/nowhere/x.toml"],
             "/nowhere/x.toml",
         ),
+        (
+            &["--capacity", "1M", "--mirror", "mirror.example"],
+            "\"mirror.example\" is not the address of a mirror",
+        ),
+        (
+            &["--capacity", "1M", "--mirror", "[::]:7170"],
+            "\"[::]:7170\" is not the address of a mirror",
+        ),
+        (
+            &["--capacity", "1M", "--mirror", "192.0.2.1:0"],
+            "\"192.0.2.1:0\" is not the address of a mirror",
+        ),
+        (
+            &["--capacity", "1M", "--mirror-ack", "before"],
+            "mirror-ack without mirror",
+        ),
+        (
+            &[
+                "--capacity",
+                "1M",
+                "--mirror",
+                "::1",
+                "--mirror-ack",
+                "soon",
+            ],
+            "'soon'",
+        ),
         (&[], "--capacity 2G"),
         (&["--nonsense"], "--nonsense"),
     ] {
@@ -229,6 +257,14 @@ fn the_file_gives_what_the_command_line_does_not() {
         ),
         ("capacity = \"5M\"\npull_threads = 65", "pull_threads is 65"),
         (
+            "capacity = \"5M\"\nmirror = \"x\"",
+            "\"x\" is not the address",
+        ),
+        (
+            "capacity = \"5M\"\nmirror = \"::1\"\nmirror_ack = \"soon\"",
+            "soon",
+        ),
+        (
             "capacity = \"5M\"\npull_from = [\"10.0.0.3\", \"mirror\"]",
             "\"mirror\" in pull_from",
         ),
@@ -240,6 +276,44 @@ fn the_file_gives_what_the_command_line_does_not() {
             .code(2)
             .stderr(contains(words));
     }
+}
+
+#[test]
+fn the_mirror_is_given_by_either_and_is_another_server() {
+    let (dir, free) = (tempfile::tempdir().unwrap(), {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    });
+    let path = dir.path().join("memsrvd.toml");
+    let file = path.to_str().unwrap();
+    let own = format!("127.0.0.1:{free}");
+    for (listen, mirror) in [
+        (own.clone(), own.clone()),
+        (own.clone(), format!("[::ffff:127.0.0.1]:{free}")),
+        (format!("0.0.0.0:{free}"), own.clone()),
+    ] {
+        memsrvd()
+            .args(["--capacity", "1M", "--no-lock"])
+            .args(["--listen", &listen, "--mirror", &mirror])
+            .assert()
+            .code(2)
+            .stderr(contains("is this server's own address"));
+    }
+    fs::write(&path, "mirror = \"192.0.2.1\"\nmirror_ack = \"before\"").unwrap();
+    let mirror = |options: &[&str]| {
+        let config = config(&[&["--config", file], options].concat());
+        let mirror = config.mirror.unwrap();
+        (mirror.address.to_string(), mirror.ack)
+    };
+    assert_eq!(
+        mirror(&[]),
+        ("192.0.2.1:7170".to_owned(), MirrorAck::Before)
+    );
+    let options = ["--mirror", "[2001:db8::1]:5", "--mirror-ack", "after"];
+    assert_eq!(
+        mirror(&options),
+        ("[2001:db8::1]:5".to_owned(), MirrorAck::After)
+    );
 }
 
 #[test]
