@@ -44,6 +44,7 @@ mod unread;
 use areas::Areas;
 use client::Client;
 use config::Config;
+use engine::Replica;
 use kernel::{
     debugfs,
     prelude::*,
@@ -155,8 +156,10 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
             let thread = Thread::start(session::THREAD_NAME, link.clone())?;
             session.links.threads.push(thread, GFP_KERNEL)?;
             // One after the other: a server's first opens the session that the others join, and says
-            // what is wrong for all.
-            link.wait_first()?;
+            // what is wrong for all. A mirror that the server has named need not be there.
+            if replica == Replica::Primary || !shared.config.forwarded {
+                link.wait_first()?;
+            }
         }
         session.lanes.push(lane, GFP_KERNEL)?;
         if shared.areas.relay.found().is_some() {

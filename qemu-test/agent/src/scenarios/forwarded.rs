@@ -192,6 +192,10 @@ pub fn before(guest: &mut Guest) -> Result<()> {
     std::thread::sleep(Duration::from_millis(200));
     guest.host.mirror(|host| host.pause_server())?;
     std::thread::sleep(Duration::from_millis(200));
+    // What the mirror has received and not read yet goes with the connections; the server must not see that.
+    guest.host.pause_server()?;
+    let reset = guest.host.mirror(|host| host.reset_connections())?;
+    guest.figures.insert("reset".to_owned(), reset);
     guest.host.kill_server()?;
     guest.host.mirror(|host| host.resume_server())?;
     // A page that is lost ends the program.
