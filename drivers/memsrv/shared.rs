@@ -166,8 +166,10 @@ impl Shared {
             return Err(EAGAIN);
         }
         for lane in self.areas.relay.lanes.lock().iter() {
-            for replica in Replica::BOTH {
-                lane.part(replica).bell.ring(event::MOVED);
+            lane.part(Replica::Mirror).bell.ring(event::MOVED);
+            // Lane 0's thread is the one that asks.
+            if lane.number != 0 {
+                lane.part(Replica::Primary).bell.ring(event::MOVED);
             }
         }
         Ok(())
