@@ -21,7 +21,8 @@
 
 use super::areas::index;
 use super::engine::{
-    self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, FREE_LIMIT,
+    self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, Tail,
+    FREE_LIMIT,
 };
 use super::flights::Flights;
 use super::link::{event, Part};
@@ -34,7 +35,6 @@ use super::refill::Source;
 use super::shared::Shared;
 use super::stats::LaneCounters;
 use super::table::{LoadEntry, Table};
-use super::tail::Tail;
 use super::unread::Unread;
 use kernel::{
     prelude::*,
@@ -123,6 +123,19 @@ fn streams(shared: &Shared) -> Result<Streams> {
     ))
 }
 
+/// How many of the last stores are remembered: more than a server lets its mirror be behind (2048).
+const REMEMBERED: usize = 4096;
+
+/// What is remembered of stores that have tokens below `copies`.
+fn tail(copies: u32) -> Result<Tail<KVVec<Slot>>> {
+    let slots = |n| filled(Slot(0), n);
+    Ok(Tail::new(
+        slots(usize::try_from(copies)?)?,
+        slots(REMEMBERED)?,
+        slots(REMEMBERED)?,
+    ))
+}
+
 impl Lane {
     /// Lane `number`, not connected.
     pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
@@ -132,7 +145,7 @@ impl Lane {
         };
         let copies = shared.pool.size();
         let tail = match shared.config.forwarded {
-            true => Some(Tail::new(copies)?),
+            true => Some(tail(copies)?),
             false => None,
         };
         let state = State {

@@ -36,7 +36,6 @@ mod shared;
 mod standings;
 mod stats;
 mod table;
-mod tail;
 mod through;
 mod tx;
 mod unread;

@@ -6,15 +6,15 @@
 //! ends with the last of them. Everything here is under the lane's state lock and allocates nothing.
 //! What has ended waits in a list until the lock is dropped, because ending a folio takes other locks.
 
-use super::engine::{Completion, LoadError, StoreError};
+use super::engine::{Completion, LoadError, StoreError, Tail};
 use super::flights::Flights;
 use super::platform::{
     folio::{LoadingFolio, WritebackFolio},
     sys, //
 };
 use super::pool::Pool;
+use super::protocol::Slot;
 use super::stats::LaneCounters;
-use super::tail::Tail;
 use kernel::prelude::*;
 
 /// Ends the lists.
@@ -98,7 +98,7 @@ pub(crate) struct Table {
     /// With `disk=through`: the copies, which then belong to no folio.
     pub(crate) flights: Option<Flights>,
     /// Where the server forwards to its mirror: what that may not have.
-    pub(crate) tail: Option<Tail>,
+    pub(crate) tail: Option<Tail<KVVec<Slot>>>,
     pub(crate) counters: LaneCounters,
 }
 
@@ -112,7 +112,7 @@ impl Table {
         copies: u32,
         loads: u32,
         flights: Option<Flights>,
-        tail: Option<Tail>,
+        tail: Option<Tail<KVVec<Slot>>>,
     ) -> Result<Self> {
         let mut this = Self {
             copies: KVVec::with_capacity(usize::try_from(copies)?, GFP_KERNEL)?,
@@ -148,7 +148,7 @@ impl Table {
     /// The engine is about to be asked for a store.
     pub(crate) fn asked(&mut self, number: u32, slot: u64) {
         if let Some(tail) = &mut self.tail {
-            tail.asked(number, slot);
+            tail.asked(number, Slot(slot));
         }
     }
 
@@ -307,7 +307,7 @@ impl Table {
                 result: Ok(()),
             } => {
                 let load = at(&mut self.loads, token).and_then(|load| load.entry.as_ref());
-                if load.is_some_and(|load| tail.has_lost(load.folio.slot(), load.pages)) {
+                if load.is_some_and(|load| tail.has_lost(Slot(load.folio.slot()), load.pages)) {
                     let result = Err(LoadError::Gone);
                     return Completion::Load { token, result };
                 }

@@ -179,6 +179,7 @@ mod receiver;
 mod refill;
 mod replica;
 mod stream;
+mod tail;
 mod types;
 
 pub use asks::AskSlot;
@@ -190,4 +191,5 @@ pub use receiver::{Event, Receiver, Want};
 pub use refill::REFILLS;
 pub use replica::{Clusters, Replica, Standing};
 pub use stream::Stream;
+pub use tail::Tail;
 pub use types::{Completion, Fault, LoadError, NoRoom, NotTaken, Outgoing, PageTarget, StoreError};

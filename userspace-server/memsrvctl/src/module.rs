@@ -94,7 +94,13 @@ fn is_level(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
     let levels = ["inflight", "remote", "granted", "leftover", "behind"];
     levels.iter().any(|level| name.starts_with(level))
-        || ["degraded", "mirror_forwarded", "mirror_strict", "failover_us_max"].contains(&name)
+        || [
+            "degraded",
+            "mirror_forwarded",
+            "mirror_strict",
+            "failover_us_max",
+        ]
+        .contains(&name)
 }
 
 /// How much each counter grew per second between two looks.

@@ -8,7 +8,7 @@ use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::losses::ended_by_loss;
-use super::mirror::{end, mirror_pages, primary_up, settled, verify_while, whole};
+use super::mirror::{end, mirror_pages, settled, verify_while, whole};
 use crate::guest::{module, poll, Guest, Swap};
 
 /// Both servers, of which the first forwards; swap on the first disk; the module, which is told of the first.
@@ -131,27 +131,6 @@ pub fn mirror_killed(guest: &mut Guest) -> Result<()> {
     cgroup.set_limit(0)?;
     filler.end()?;
     end(guest, &disk, false, true)
-}
-
-/// The server stands still, and goes on later: what it says then is old, and it is filled.
-pub fn paused(guest: &mut Guest) -> Result<()> {
-    let disk = begin(guest, "after")?;
-    let spec = small(PAGES, 85);
-    let (cgroup, mut filler) = evicted(guest, "forwarded-paused", spec)?;
-    settled(guest)?;
-    verify_while(&mut filler, || guest.host.pause_server())?;
-    gone_over()?;
-    filler.perform("rewrite")?;
-    evict_all(&cgroup, &spec)?;
-    settled(guest)?;
-    guest.host.resume_server()?;
-    primary_up()?;
-    filler.verify()?;
-    whole(guest)?;
-    guest.host.mirror(|host| host.kill_server())?;
-    filler.expect_right("shuffled")?;
-    filler.end()?;
-    end(guest, &disk, true, false)
 }
 
 /// A server whose mirror is not there at first: the module sees to the second copy itself as soon as it is.

@@ -436,11 +436,6 @@ const TABLE: &[Entry] = &[
         forwarded::mirror_killed,
     ),
     Entry::new(
-        "forwarded-paused",
-        "it stands still, and goes on later",
-        forwarded::paused,
-    ),
-    Entry::new(
         "forwarded-late",
         "its mirror is there later than the module",
         forwarded::late,

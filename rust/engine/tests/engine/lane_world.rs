@@ -117,6 +117,8 @@ pub struct World {
     seeds: u64,
     /// Clusters that a replica calls its own and has lost pages of.
     hollow: BTreeSet<(usize, u64)>,
+    /// Clusters that a replica lost a page of while they were being filled, which does not bring it back.
+    torn: BTreeSet<(usize, u64)>,
     pub kills: usize,
     pub resyncs: usize,
     overtaken: usize,
@@ -141,6 +143,7 @@ impl World {
             strict,
             seeds: 0,
             hollow: BTreeSet::new(),
+            torn: BTreeSet::new(),
             kills: 0,
             resyncs: 0,
             overtaken: 0,
@@ -203,7 +206,11 @@ impl World {
                 let lost = which.and_then(|which| pages.keys().nth(which).copied());
                 if let Some(lost) = lost {
                     pages.remove(&lost);
-                    self.hollow.insert((place(replica), Slot(lost).cluster()));
+                    let cluster = Slot(lost).cluster();
+                    self.hollow.insert((place(replica), cluster));
+                    if self.book.of(replica, cluster) == Standing::Partial {
+                        self.torn.insert((place(replica), cluster));
+                    }
                 }
             }
             Step::RefuseNext { replica, status } => {
@@ -339,7 +346,7 @@ impl World {
     fn note_filled(&mut self) {
         for (replica, cluster) in self.book.filled.take() {
             let from = (place(replica.other()), cluster);
-            if self.hollow.contains(&from) {
+            if self.hollow.contains(&from) || self.torn.remove(&(place(replica), cluster)) {
                 self.hollow.insert((place(replica), cluster));
             } else {
                 self.hollow.remove(&(place(replica), cluster));

@@ -31,4 +31,6 @@ mod sim;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod tail;
+#[cfg(test)]
 mod twin;

@@ -52,7 +52,6 @@ const QUICK: &[(Mode, Fault, Moment)] = &[
     (Mode::Dual, Fault::Flip, Moment::Faults),
     (Mode::Dual, Fault::Kill, Moment::Resync),
     (Mode::Dual, Fault::Reset, Moment::Resync),
-    (Mode::Forwarded, Fault::Reset, Moment::Eviction),
     (Mode::Forwarded, Fault::Flip, Moment::Faults),
     (Mode::Through, Fault::Flip, Moment::Eviction),
     (Mode::Persist, Fault::Restartp, Moment::Eviction),
