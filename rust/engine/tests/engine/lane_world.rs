@@ -374,8 +374,12 @@ impl World {
                         .zip(&failed.expected)
                         .all(|(slot, &seed)| host.server.pages.get(&slot) == Some(&page_of(seed)));
                     let behind = self.book.of(replica, failed.slot.cluster()) == Standing::Behind;
+                    // Its answer was true when it was given.
+                    let late = (failed.slot.0..)
+                        .zip(&failed.expected)
+                        .any(|(slot, _)| host.server.lacked.contains(&slot));
                     let excused =
-                        behind || failed.damaged[place(replica)] || host.known != host.life;
+                        behind || late || failed.damaged[place(replica)] || host.known != host.life;
                     assert!(!has || excused, "{failed:?}, and {replica:?} has it");
                 }
             }

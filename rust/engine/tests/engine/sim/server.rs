@@ -6,7 +6,7 @@ use super::super::common::crc;
 use super::pulls::Pulls;
 use super::{Pipe, Wire};
 use memsrv_protocol::{FreeMask, Message, Pull, Sender, Seq, Slot, Status, Tag, HEADER_LEN};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Answers that are still to be given to one LOAD.
 struct Pending {
@@ -29,6 +29,8 @@ struct Session {
 /// The server and its pages.
 pub struct Server {
     pub pages: BTreeMap<u64, Vec<u8>>,
+    /// Slots that had no page when they were loaded last; one may have come by a pull since.
+    pub lacked: BTreeSet<u64>,
     /// How many pages it takes.
     pub capacity: usize,
     /// The next STORE is refused with this, whatever it is.
@@ -44,6 +46,7 @@ impl Server {
     pub fn new(streams: usize, capacity: usize, window: usize) -> Self {
         Self {
             pages: BTreeMap::new(),
+            lacked: BTreeSet::new(),
             capacity,
             refuse_next: None,
             damage_next: false,
@@ -140,7 +143,14 @@ impl Server {
                     let slot = slot.plus(n).unwrap();
                     (slot, self.pages.get(&slot.0).cloned())
                 };
-                let pages = (0..count).map(page).collect();
+                let pages: VecDeque<_> = (0..count).map(page).collect();
+                for (slot, page) in &pages {
+                    if page.is_some() {
+                        self.lacked.remove(&slot.0);
+                    } else {
+                        self.lacked.insert(slot.0);
+                    }
+                }
                 self.sessions[stream].pending.push(Pending { tag, pages });
             }
             other => panic!("the engine does not send {other:?}"),
@@ -164,6 +174,7 @@ impl Server {
         let refused = self.refuse_next.take();
         let full = self.pages.len() >= self.capacity && !self.pages.contains_key(&slot.0);
         let refused = refused.or(full.then_some(Status::Full));
+        self.lacked.remove(&slot.0);
         if refused.is_none() {
             self.pages.insert(slot.0, page.to_vec());
         }
