@@ -108,6 +108,7 @@ fn welcome(socket: &mut TcpStream) -> std::io::Result<()> {
         stored: 0,
         executed: Seq(0),
         window: 4096,
+        mirror: None,
     };
     socket.write_all(&Message::Welcome.encode())?;
     socket.write_all(&welcome.encode())
