@@ -30,7 +30,13 @@ mod program {
 
     /// A server in this process, and what ends it when dropped.
     fn server() -> (SocketAddr, UnixStream) {
+        server_with(&[])
+    }
+
+    /// The same, with more options.
+    fn server_with(options: &[&str]) -> (SocketAddr, UnixStream) {
         let args = ["memsrvd", "--no-lock", "--capacity", "8M", "--quota", "4M"];
+        let args = [&args[..], options].concat();
         let config = Config::resolve(Args::parse_from(args)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -112,6 +118,21 @@ mod program {
         session.read_exact(&mut [0; HEADER_LEN]).unwrap();
         let expected = "fetched from other servers 0 pages; pulls: done 0 failed 1 waiting 0";
         assert!(shown().contains(expected), "{}", shown());
+    }
+
+    #[test]
+    fn a_server_with_a_mirror_shows_what_becomes_of_it() {
+        let shown = |address: SocketAddr| {
+            let at = address.to_string();
+            let assert = status().args(["--server", &at]).assert().success();
+            String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+        };
+        let (plain, _shutdown) = server();
+        assert!(!shown(plain).contains("mirror"));
+        let (address, _shutdown) = server_with(&["--mirror", "192.0.2.1"]);
+        let expected = "\nmirror 192.0.2.1:7170: streams forwarded 0, operations 0, lost 0\n";
+        let shown = shown(address);
+        assert!(shown.contains(expected), "{shown}");
     }
 
     #[test]

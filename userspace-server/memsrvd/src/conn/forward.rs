@@ -96,7 +96,7 @@ impl Conn {
         if let Err(error) = result {
             forward.fail(error.to_string());
         }
-        forward.tick(Instant::now());
+        forward.note(Instant::now());
     }
 
     /// Gives up the connection to the mirror if it is not wanted any more.

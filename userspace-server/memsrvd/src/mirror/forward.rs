@@ -297,11 +297,17 @@ impl Forward {
         }
     }
 
-    /// Looks at the time. The caller has told what there was to hear.
-    pub fn tick(&mut self, now: Instant) {
+    /// Takes note of when the mirror began to owe something.
+    pub fn note(&mut self, now: Instant) {
         if self.is_on() && !self.owed.is_empty() && self.since.is_none() {
             self.since = Some(now);
         }
+    }
+
+    /// Looks whether the mirror is late. The caller has told what there was to hear: this process, too, may have stood
+    /// still.
+    pub fn tick(&mut self, now: Instant) {
+        self.note(now);
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             let words = match self.phase {
                 Phase::Asking(_) => "it did not answer in time".to_owned(),

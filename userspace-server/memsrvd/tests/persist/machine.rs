@@ -9,6 +9,7 @@ use memsrv_protocol::*;
 use memsrvd::arena::{lock, Arena};
 use memsrvd::config::Limits;
 use memsrvd::error::StartError;
+use memsrvd::mirror::{Mirror, MirrorAck, MIRROR_TIMEOUT, MIRROR_WELCOME};
 use memsrvd::num::{to_u64, to_usize};
 use memsrvd::persist::writer::Writer;
 use memsrvd::persist::{disk_bound, recover, Options};
@@ -35,6 +36,16 @@ pub fn options(ack: bool, queue_len: usize) -> Options {
         dir,
         ack,
         queue_len,
+    }
+}
+
+/// A mirror that nobody connects to.
+fn mirror() -> memsrvd::mirror::Options {
+    memsrvd::mirror::Options {
+        address: "192.0.2.1:7170".parse().unwrap(),
+        ack: MirrorAck::After,
+        welcome: MIRROR_WELCOME,
+        silence: MIRROR_TIMEOUT,
     }
 }
 
@@ -69,6 +80,8 @@ impl Machine {
             ..Limits::default()
         };
         let mut shared = Shared::new(arena, limits, Instance([id; 16]), VERSION);
+        // Only who asks for it is forwarded.
+        shared.mirror = Some(Mirror::new(mirror(), String::new()));
         match recover::open(&mut shared, Box::new(sim.clone()), options) {
             Ok(segments) => {
                 let shared = Arc::new(shared);

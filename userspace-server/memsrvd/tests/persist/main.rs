@@ -14,6 +14,8 @@ mod entry;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod forwarded;
+#[cfg(test)]
 mod machine;
 #[cfg(test)]
 mod power;

@@ -133,13 +133,14 @@ fn a_welcome_and_an_ack_wait_for_the_mirror() {
     let stores: Vec<u8> = (1..=3).flat_map(|n| store_bytes(n, n, &page(n))).collect();
     let ping = Message::Ping { tag: Tag(5) }.encode();
     let hello = hello_bytes(&forward_hello("a", 1, 0));
-    client.send(&[&hello[..], &stores, &ping].concat());
+    client.send(&[&hello[..], &ping, &stores, &ping].concat());
     let mut fed = mirror.accept();
     fed.hello();
     let region = &server.report().regions[0];
     assert_eq!((region.pages, region.connected.len()), (0, 1));
     fed.welcome(0);
     assert!(is_forwarded(&client.welcomed()));
+    assert_eq!(client.receive().0, Message::Pong { tag: Tag(5) });
     fed.stores(1..=3);
     // It is executed in order: had there been an ACK, it would be here.
     assert_eq!(client.receive().0, Message::Pong { tag: Tag(5) });
