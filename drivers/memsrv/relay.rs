@@ -101,7 +101,8 @@ impl Relay {
         self.change(at::SERVER, at::OFF) || self.change(at::MIRROR, at::BACK)
     }
 
-    /// The server did not give a page that it has acknowledged. Any context.
+    /// The server did not give a page that it has acknowledged, which is to be asked for on a new connection.
+    /// Any context.
     pub(crate) fn damaged(&self) {
         self.damaged.store(true, Relaxed);
     }

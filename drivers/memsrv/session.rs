@@ -183,11 +183,14 @@ impl Link {
         let relay = &self.lane.shared.areas.relay;
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
-            if self.replica == Replica::Primary && relay.is_on() {
+            let relayed = self.replica == Replica::Primary && relay.is_on();
+            let damaged = relay.take_damaged();
+            if damaged || relayed {
+                // Nobody waits for a page that is asked for again, or for a mirror, longer than need be.
                 session.retry_at_ms = 0;
-                if relay.take_damaged() && relay.is_at_server() {
-                    self.turn(session, self.server());
-                }
+            }
+            if damaged && relayed && relay.is_at_server() {
+                self.turn(session, self.server());
             }
             self.expire(0);
             return;
