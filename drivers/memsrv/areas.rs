@@ -265,6 +265,20 @@ impl Areas {
         flagged & (!self.mirrored || atomic::set(mirror, flag) & flag != 0)
     }
 
+    /// Flags clusters, those that `mine` (by the cluster's number in its area) says, for a FREE on a server.
+    pub(crate) fn flag_all(&self, replica: Replica, mine: impl Fn(u64) -> bool) {
+        self.each_chunk(|first, chunk| {
+            for cluster in 0..CHUNK_CLUSTERS {
+                let slot = first + cluster * u64::from(CLUSTER_SLOTS);
+                if let (true, Some(flags)) =
+                    (mine(cluster_in_area(slot)), chunk.flags.get(index(replica)))
+                {
+                    atomic::set(flags, 1 << cluster);
+                }
+            }
+        });
+    }
+
     /// Takes `n` from a cluster's count, and the module's reference with the last of it.
     fn unclaim(&self, cluster: Cluster<'_>, n: u32) {
         if n > 0 && cluster.used.fetch_sub(n, Full) == n {

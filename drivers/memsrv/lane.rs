@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) failing_over: Option<Replica>,
     /// Where each server was reached last, and which life of it: for the other one to fetch pages from.
     pub(crate) sources: [Source; 2],
+    /// How often the servers have changed places.
+    pub(crate) turns: u32,
 }
 
 /// The connections of one number to each server.
@@ -153,6 +155,7 @@ impl Lane {
             table: Table::new(copies, LOADS, flights, tail)?,
             failing_over: None,
             sources: [Source::default(); 2],
+            turns: 0,
         };
         Arc::pin_init(
             try_pin_init!(Self {
@@ -387,11 +390,9 @@ impl Lane {
         self.state.lock().streams.is_connected(replica)
     }
 
-    /// Whether it is known which pages were stored by so many of the last operations.
-    pub(crate) fn knows_last(&self, operations: u64) -> bool {
-        let state = self.state.lock();
-        let tail = state.table.tail.as_ref();
-        operations == 0 || tail.is_some_and(|tail| tail.knows(operations))
+    /// How often the servers have changed places.
+    pub(crate) fn turns(&self) -> u32 {
+        self.state.lock().turns
     }
 
     /// The pages that were stored by so many of the last operations are lost, but those that are being stored
@@ -399,14 +400,14 @@ impl Lane {
     pub(crate) fn lose_last(&self, operations: u64) -> usize {
         let mut state = self.state.lock();
         let State { streams, table, .. } = &mut *state;
-        match &mut table.tail {
-            Some(tail) if operations > 0 => {
-                tail.lose(operations);
-                streams.each_store(Replica::Primary, |number| tail.forget(number));
-                tail.lost()
-            }
-            _ => 0,
+        let Some(tail) = &mut table.tail else {
+            return 0;
+        };
+        tail.lose(operations);
+        if operations > 0 {
+            streams.each_store(Replica::Primary, |number| tail.forget(number));
         }
+        tail.lost()
     }
 
     /// Whether a cluster, by its number in its area, goes by this lane.

@@ -31,6 +31,8 @@ pub(crate) mod event {
     pub(crate) const REPLACED: u32 = 16;
     /// The session goes on at another server.
     pub(crate) const MOVED: u32 = 32;
+    /// The server does not forward any more.
+    pub(crate) const ALONE: u32 = 64;
 }
 
 /// What belongs to one connection.

@@ -23,6 +23,7 @@ mod client;
 mod config;
 mod control;
 mod flights;
+mod handshake;
 mod lane;
 mod link;
 mod maker;
@@ -39,6 +40,7 @@ mod table;
 mod through;
 mod tx;
 mod unread;
+mod watch;
 
 use areas::Areas;
 use client::Client;
@@ -152,6 +154,7 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
             .push(lane.clone(), GFP_KERNEL)?;
         for replica in shared.config.replicas() {
             let link = Link::new(lane.clone(), replica)?;
+            session.links.threads.reserve(1, GFP_KERNEL)?;
             let thread = Thread::start(session::THREAD_NAME, link.clone())?;
             session.links.threads.push(thread, GFP_KERNEL)?;
             // One after the other: a server's first opens the session that the others join, and says

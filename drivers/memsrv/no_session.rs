@@ -55,7 +55,7 @@ impl NoSession {
                 "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
             ),
             NoSession::Forgot => pr_warn!(
-                "server {server} has started anew; its mirror has the pages that were there\n"
+                "server {server} has started anew; its mirror has the pages that were there, and is waited for (`memsrvctl giveup` ends that)\n"
             ),
             NoSession::Outdated => pr_err!(
                 "server {server} holds pages of this machine from an earlier time, which are older than those elsewhere; start memsrvd there anew, without its --persist directory\n"

@@ -195,15 +195,14 @@ impl Link {
             ratelimited!(pr_info, "{self}: the server says: {}\n", status.as_str());
             if status == Status::MirrorLost {
                 relay.lost();
-                lane.part(Replica::Mirror).bell.ring(event::WATCH);
+                self.part().bell.ring(event::ALONE);
             }
         }
         if let (Message::NoPage { status, .. }, true) = (message, lane.shared.asks_again()) {
             // Only these say that the page is gone, if the server has no mirror; after anything else it is asked
             // for again.
             let gone = matches!(status, Status::NotFound | Status::BadChecksum);
-            if gone && relay.is_at_server() {
-                relay.damaged();
+            if gone && relay.gone() {
                 return Err(Trouble::Again);
             }
             if !gone {

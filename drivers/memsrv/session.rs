@@ -28,7 +28,6 @@ use super::protocol::{
     Hello, Instance, Message, Sender, Seq, Status, Welcome, HEADER_LEN, VERSION,
 };
 use super::refill::{Refilling, Source};
-use super::relay::Turn;
 use super::rx::Rx;
 use super::tx::Pumped;
 use kernel::{
@@ -37,14 +36,13 @@ use kernel::{
     sync::{
         atomic::{Acquire, Relaxed, Release},
         Arc, //
-    },
-    time::{delay::fsleep, Delta}, //
+    }, //
 };
 
 /// Steps of connecting that may each wait: the network's, and two of the handshake.
 const STEPS: u64 = 3;
 /// How long each of them may take, in milliseconds; less where stores must end sooner.
-const STEP_MS: u64 = 1000;
+pub(super) const STEP_MS: u64 = 1000;
 /// The delays before connecting anew: doubled each time, from the first to the last.
 const RETRY_MS: (u64, u64) = (100, 3000);
 /// A connection that lasted so long was a good one: the delays begin anew.
@@ -53,32 +51,31 @@ const GOOD_MS: u64 = 5000;
 const BUSY_MS: u64 = 15_000;
 /// How long the last frees may take at rmmod.
 const GOODBYE_MS: u64 = 3000;
-/// How long a server that has forgotten what it acknowledged is not taken, at the least, in milliseconds: its
-/// mirror may come.
-const MIRROR_MS: u64 = 10_000;
+/// How long a server that is to forward needs at the least: it asks its mirror first, for half a second.
+const FORWARD_MS: u64 = 700;
 /// How often a socket that took no more is tried anew, in milliseconds, should no event come.
 const BLOCKED_MS: u32 = 20;
 /// How often the clock is looked at while something is in flight, in milliseconds.
 const WATCH_MS: u32 = 200;
-/// The smallest window that leaves room for loads beside stores.
-const MIN_WINDOW: u32 = 16;
 
 /// When to connect, and what was said of it.
-struct Session {
-    started_ms: u64,
-    connected_ms: u64,
+pub(super) struct Session {
+    pub(super) started_ms: u64,
+    pub(super) connected_ms: u64,
     /// When there was a connection last.
-    up_ms: u64,
-    retry_at_ms: u64,
-    retry_ms: u64,
-    blocked: bool,
+    pub(super) up_ms: u64,
+    pub(super) retry_at_ms: u64,
+    pub(super) retry_ms: u64,
+    pub(super) blocked: bool,
     /// Whether the server's absence was logged since it was last there.
-    told: bool,
-    refilling: Refilling,
+    pub(super) told: bool,
+    pub(super) refilling: Refilling,
     /// Whether another server is to take this one's place.
-    replaced: bool,
+    pub(super) replaced: bool,
     /// Whether the mirror, when it was looked at in the server's place, had not got all that was acknowledged.
-    lacks: bool,
+    pub(super) lacks: bool,
+    /// How often the servers had changed places when an attempt to connect began.
+    turns: u32,
 }
 
 impl Session {
@@ -94,6 +91,7 @@ impl Session {
             refilling: Refilling::default(),
             replaced: false,
             lacks: false,
+            turns: 0,
         }
     }
 
@@ -137,11 +135,11 @@ impl ThreadMain for Link {
 }
 
 impl Link {
-    fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         &self.lane.shared.config
     }
 
-    fn server(&self) -> Server {
+    pub(super) fn server(&self) -> Server {
         self.lane.shared.address(self.replica)
     }
 
@@ -200,6 +198,9 @@ impl Link {
             session.retry_at_ms = 0;
             return;
         }
+        if events & event::ALONE != 0 {
+            self.lane.shared.tell_mirrors();
+        }
         session.replaced |= events & event::REPLACED != 0;
         if session.replaced {
             if self.leave_to_other() {
@@ -236,51 +237,16 @@ impl Link {
         }
     }
 
-    /// Asks the other server, too, for loads that wait too long for this one.
-    fn hedge(&self) {
-        let now = sys::now_ms();
-        let before = now.saturating_sub(self.config().hedge_ms);
-        let mut state = self.lane.state.lock();
-        let hedged = state.streams.hedge(before, &self.lane.shared.areas, now);
-        if hedged > 0 {
-            state.table.counters.hedged_loads += u64::try_from(hedged).unwrap_or(0);
-            self.lane.tell_output(&state.streams);
-        }
-    }
-
-    /// Whether the server owes an answer for too long: it may be silent, or answer only other things.
-    fn overdue(&self, connected_ms: u64) -> Option<&'static str> {
-        let config = self.config();
-        let now = sys::now_ms();
-        let age = |since: u64| now.saturating_sub(since);
-        let state = self.lane.state.lock();
-        let streams = &state.streams;
-        let oldest = age(streams.oldest_ms(self.replica)?);
-        let heard = age(self.part().heard_ms.load(Relaxed));
-        if oldest > config.silence_ms && heard > config.silence_ms {
-            return Some("the server does not answer");
-        }
-        // With time to connect anew before a store must have ended.
-        if age(streams.oldest_store_ms(self.replica).unwrap_or(now)) > config.store_ms {
-            return Some("the server does not answer stores");
-        }
-        // A load that has waited for so long for the connection is given time to be answered on it.
-        let answerable = age(connected_ms) > config.silence_ms;
-        let late = |number: Option<&u32>, since| {
-            answerable
-                && age(since) > config.load_ms
-                && !number.is_some_and(|n| state.table.is_patient(*n))
-        };
-        streams
-            .any_load(self.replica, late)
-            .then_some("the server does not answer loads")
-    }
-
     /// The link is down: give up what waited too long, and try to connect when it is time.
     fn wait_down(self: &Arc<Self>, session: &mut Session, events: u32) {
         self.lane.load_room.notify_all();
         session.replaced |= events & event::REPLACED != 0;
-        if core::mem::take(&mut session.replaced) || events & event::MOVED != 0 {
+        if events & event::ALONE != 0 {
+            self.lane.shared.tell_mirrors();
+        }
+        // Back at the server, which did not do a moment ago, there is no haste.
+        let moved = events & event::MOVED != 0 && !self.lane.shared.areas.relay.is_at_server();
+        if core::mem::take(&mut session.replaced) || moved {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
         }
@@ -295,6 +261,8 @@ impl Link {
         }
         // Nobody looks at the clock while this connects.
         self.expire(STEPS * self.step_ms());
+        // In this order: if they change places in between, the attempt ends before it is used.
+        session.turns = self.lane.turns();
         let server = self.server();
         let went_on = self.go_on(server, session);
         match went_on.and_then(|()| self.connect(server, session)) {
@@ -312,78 +280,14 @@ impl Link {
         self.expire(0);
     }
 
-    /// Whether there is nothing to do for this link: the other server sees to its server, or lane 0 to whether
-    /// the mirror can go on.
-    fn is_idle(&self) -> bool {
-        let relay = &self.lane.shared.areas.relay;
-        match self.replica {
-            Replica::Primary => relay.is_at_mirror() && self.lane.number != 0,
-            Replica::Mirror => relay.is_on(),
-        }
-    }
-
-    /// With the mirror in the server's place: makes sure that it has all that was acknowledged on any lane. From
-    /// then on it is the primary.
-    fn go_on(&self, server: Server, session: &mut Session) -> Result<(), NoSession> {
-        let shared = &self.lane.shared;
-        if self.replica == Replica::Mirror || !shared.areas.relay.is_at_mirror() {
-            return Ok(());
-        }
-        let network = NoSession::Network;
-        let lanes = shared.lanes().map_err(network)?;
-        // What the server may still say would count.
-        let mut patience = STEP_MS;
-        while lanes.iter().any(|lane| lane.is_connected(self.replica)) {
-            patience = patience.checked_sub(1).ok_or(network(EBUSY))?;
-            fsleep(Delta::from_millis(1));
-        }
-        let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
-        let (mut instance, mut missing) = (None, KVec::new());
-        for lane in &lanes {
-            let connection = Connection::open(server.0, step_ms).map_err(network)?;
-            let link = Link::new(lane.clone(), self.replica).map_err(network)?;
-            let welcome = link.handshake(&connection, Instance::default())?;
-            let lacks = link.last().1 .0.saturating_sub(welcome.executed.0);
-            let one_life = *instance.get_or_insert(welcome.instance) == welcome.instance;
-            // The server, if it can be had after all, lacks nothing.
-            if !one_life || !lane.knows_last(lacks) || (lacks > 0 && !session.lacks) {
-                session.lacks = true;
-                return Err(NoSession::Outdated);
-            }
-            missing
-                .push(lacks, GFP_KERNEL)
-                .map_err(|_| network(ENOMEM))?;
-        }
-        shared.settle(server).map_err(network)?;
-        session.lacks = false;
-        let lost = lanes.iter().zip(missing).map(|(lane, n)| lane.lose_last(n));
-        let lost: usize = lost.sum();
-        if lost > 0 {
-            pr_err!(
-                "{server} has not got the last {lost} pages that were stored; programs that need them get SIGBUS\n"
-            );
-        }
-        Ok(())
-    }
-
-    /// The server, if it forwards to its mirror, or the mirror, if that is in its place, does not do: the other
-    /// one is tried. Every other time it is at once.
-    fn turn(&self, session: &mut Session, from: Server) {
-        let shared = &self.lane.shared;
-        let first = self.part().first.load(Relaxed) == 1;
-        if self.replica == Replica::Mirror || first || !shared.areas.relay.is_on() {
-            return;
-        }
-        if shared.turn(from) == Turn::Over {
-            session.retry_at_ms = 0;
-            let to = self.server();
-            ratelimited!(pr_warn, "{self}: going over from {from} to {to}\n");
-        }
-    }
-
     /// How long a step of connecting may take, so that stores end in time all the same.
-    fn step_ms(&self) -> u64 {
-        STEP_MS.min(self.config().store_ms / (STEPS + 1))
+    pub(super) fn step_ms(&self) -> u64 {
+        let least = if self.asks_to_forward() {
+            FORWARD_MS
+        } else {
+            0
+        };
+        STEP_MS.min(self.config().store_ms / (STEPS + 1)).max(least)
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
@@ -447,11 +351,9 @@ impl Link {
         let known = asked == Instance::default() || asked == welcome.instance;
         let forgot = !known || welcome.executed < acked;
         if forgot && self.replica == Replica::Primary && relay.is_on() {
-            let waited = sys::now_ms().saturating_sub(session.up_ms);
-            if waited < self.config().hold_ms.max(MIRROR_MS) {
+            if !self.may_forget(session) {
                 return Err(NoSession::Forgot);
             }
-            // The mirror did not come for so long: as without one.
             relay.lost();
             lane.shared.tell_mirrors();
         }
@@ -473,12 +375,17 @@ impl Link {
         part.heard_ms.store(sys::now_ms(), Relaxed);
         // Before there are callbacks: the server may say something at once.
         let source = Source::new(server.0, welcome.instance);
-        lane.change(|state| {
-            if let Some(place) = state.sources.get_mut(index(self.replica)) {
+        let here = lane.change(|state| {
+            let here = state.turns == session.turns;
+            if let (true, Some(place)) = (here, state.sources.get_mut(index(self.replica))) {
                 *place = source;
+                self.attached(state, Some(welcome.window));
             }
-            self.attached(state, Some(welcome.window));
+            here
         });
+        if !here {
+            return Err(NoSession::Network(EAGAIN));
+        }
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
                 lane.shared
@@ -493,6 +400,10 @@ impl Link {
             }
         }
         drop(tx);
+        if self.replica == Replica::Primary {
+            relay.connected();
+            session.lacks = false;
+        }
         lane.shared.give_up(false);
         if part.first.load(Relaxed) != 1 {
             ratelimited!(pr_info, "{self}: connected to {server} again\n");
@@ -503,7 +414,7 @@ impl Link {
     }
 
     /// The life of the server that this lane was connected to last, and what that has acknowledged.
-    fn last(&self) -> (Instance, Seq) {
+    pub(super) fn last(&self) -> (Instance, Seq) {
         let state = self.lane.state.lock();
         let source = state.sources.get(index(self.replica));
         let instance = source.map_or(Instance::default(), Source::instance);
@@ -561,82 +472,6 @@ impl Link {
         }
     }
 
-    fn handshake(&self, connection: &Connection, instance: Instance) -> Result<Welcome, NoSession> {
-        let (lane, config) = (&self.lane, self.config());
-        if self.replica == Replica::Mirror && config.forwarded {
-            // It has followed the primary's streams, or served them.
-            lane.state.lock().streams.skip_to_other(self.replica);
-        }
-        let hello = Hello {
-            version_min: VERSION,
-            version_max: VERSION,
-            options: if self.asks_to_forward() {
-                Hello::FORWARD
-            } else {
-                0
-            },
-            incarnation: lane.shared.incarnation,
-            instance,
-            stream: lane.number,
-            streams: config.connections,
-            wanted: 0,
-            issued: lane.state.lock().streams.issued(self.replica),
-            client: config.client,
-            region: config.region,
-        };
-        let network = NoSession::Network;
-        let mut bytes = [0u8; HEADER_LEN + Hello::LEN];
-        let (header, payload) = bytes.split_at_mut(HEADER_LEN);
-        header.copy_from_slice(&Message::Hello.encode());
-        payload.copy_from_slice(&hello.encode());
-        connection.send_all(&bytes).map_err(network)?;
-
-        let mut header = [0u8; HEADER_LEN];
-        connection.receive_exact(&mut header).map_err(network)?;
-        match Message::decode(&header, Sender::Server) {
-            Ok(Message::Welcome) => {
-                let mut payload = [0u8; Welcome::LEN];
-                connection.receive_exact(&mut payload).map_err(network)?;
-                let welcome = Welcome::decode(&payload).map_err(|_| NoSession::Stranger)?;
-                if welcome.version != VERSION || welcome.window < MIN_WINDOW {
-                    return Err(NoSession::Stranger);
-                }
-                // As the server checks, too: it must not know of more than we have asked for.
-                if welcome.executed > hello.issued {
-                    return Err(NoSession::Refused(Status::Stale));
-                }
-                Ok(welcome)
-            }
-            Ok(Message::Refused { status, .. }) => Err(NoSession::Refused(status)),
-            _ => Err(NoSession::Stranger),
-        }
-    }
-
-    /// Whether the server is to feed a mirror, if it has one: where there is nothing stored yet, to know whether
-    /// it has; and as long as it does.
-    fn asks_to_forward(&self) -> bool {
-        let first = self.part().first.load(Relaxed) == 1;
-        let unknown = self.config().mirror.is_none() && self.lane.number == 0 && first;
-        let relayed = self.lane.shared.areas.relay.is_at_server();
-        self.replica == Replica::Primary && (unknown || relayed)
-    }
-
-    /// What a server's WELCOME says of a mirror.
-    fn forwarded(&self, server: Server, welcome: &Welcome) {
-        let relay = &self.lane.shared.areas.relay;
-        if self.replica == Replica::Mirror {
-            return;
-        }
-        if let (None, Some(mirror)) = (self.config().mirror, welcome.mirror) {
-            relay.find(Server::from(mirror));
-        }
-        if relay.is_at_server() && welcome.options & Hello::FORWARD == 0 {
-            pr_warn!("{self}: server {server} does not reach its mirror, which is spoken to directly from now on\n");
-            relay.lost();
-            self.lane.shared.tell_mirrors();
-        }
-    }
-
     /// Ends the connection; what is unanswered waits for the next, or goes to the other server.
     fn disconnect(&self, session: &mut Session, why: &str) {
         session.up_ms = sys::now_ms();
@@ -671,32 +506,6 @@ impl Link {
         });
         drop(tx);
         Some(connection)
-    }
-
-    /// Ends stores that have waited too long for the server, or will have in `ahead_ms`, since others
-    /// wait for them without limit; and loads that have.
-    fn expire(&self, ahead_ms: u64) {
-        let (lane, config) = (&self.lane, self.config());
-        let now = sys::now_ms();
-        let (areas, pool) = (&lane.shared.areas, &lane.shared.pool);
-        lane.change(|state| {
-            let State { streams, table, .. } = state;
-            let before = now.saturating_add(ahead_ms).saturating_sub(config.store_ms);
-            streams.expire_stores(before, areas, &mut |ended| table.complete(ended, pool));
-        });
-        lane.change(|state| {
-            let State { streams, table, .. } = state;
-            // The engine asks about each load between the endings of others.
-            let table = core::cell::RefCell::new(table);
-            let hopeless = lane.shared.all_stale() || lane.shared.has_given_up();
-            streams.expire_loads(
-                |&number, since| {
-                    let waits = now.saturating_sub(since) < config.hold_ms;
-                    !hopeless && (waits || table.borrow().is_patient(number))
-                },
-                &mut |ended| table.borrow_mut().complete(ended, pool),
-            );
-        });
     }
 
     /// rmmod, or the machine's end: the last frees, and BYE from the last link; then the connection is

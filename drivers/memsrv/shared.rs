@@ -10,6 +10,7 @@ use super::link::event;
 use super::platform::{sys, thread::Bell};
 use super::pool::Pool;
 use super::protocol::{Incarnation, Instance, Welcome};
+use super::refill::Source;
 use super::relay::Turn;
 use super::stats::HookCounters;
 use kernel::{
@@ -145,6 +146,7 @@ impl Shared {
             self.instances.lock().swap(0, 1);
             for lane in self.areas.relay.lanes.lock().iter() {
                 let mut state = lane.state.lock();
+                state.turns += 1;
                 state.sources.swap(0, 1);
                 state.failing_over = state.failing_over.map(|_| Replica::Primary);
                 drop(state);
@@ -154,25 +156,43 @@ impl Shared {
         turn
     }
 
-    /// The mirror, at that address, has all that was acknowledged: it is the primary from now on.
+    /// The mirror, at that address, in that life, has all that was acknowledged but so many of the last
+    /// operations of each lane: it is the primary from now on. Returns how many pages are lost by that.
     ///
     /// # Errors
     ///
     /// `EAGAIN`: the server goes on, and acknowledges without it.
-    pub(crate) fn settle(&self, at: Server) -> Result {
+    pub(crate) fn settle(&self, at: Server, life: Instance, lacks: &[u64]) -> Result<usize> {
         let addresses = self.addresses.lock();
+        let lanes = self.areas.relay.lanes.lock();
         let here = addresses.first().is_some_and(|now| now.0 == at.0);
+        let mut lost = 0;
+        // Before anybody asks the mirror for them.
+        for (lane, &lacks) in lanes.iter().zip(lacks) {
+            lost += lane.lose_last(lacks);
+            if lacks > 0 {
+                // Nor has it got the last frees.
+                self.areas
+                    .flag_all(Replica::Primary, |cluster| lane.has(cluster));
+            }
+            if let [primary, _] = &mut lane.state.lock().sources {
+                *primary = Source::new(at.0, life);
+            }
+        }
         if !here || !self.areas.relay.settle() {
+            for lane in lanes.iter() {
+                lane.lose_last(0);
+            }
             return Err(EAGAIN);
         }
-        for lane in self.areas.relay.lanes.lock().iter() {
+        for lane in lanes.iter() {
             lane.part(Replica::Mirror).bell.ring(event::MOVED);
             // Lane 0's thread is the one that asks.
             if lane.number != 0 {
                 lane.part(Replica::Primary).bell.ring(event::MOVED);
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// The links to the mirror may connect now.

@@ -102,11 +102,9 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.issued
     }
 
-    /// Numbers up to this one were given out elsewhere; none of them waits here.
+    /// Numbers up to this one were given out elsewhere.
     pub(super) fn skip_to(&mut self, seq: Seq) {
-        if self.len == 0 {
-            self.issued = self.issued.max(seq);
-        }
+        self.issued = self.issued.max(seq);
     }
 
     pub(super) fn acked(&self) -> Seq {

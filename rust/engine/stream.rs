@@ -74,7 +74,7 @@ where
         self.ops.issued()
     }
 
-    /// The next store or free gets a number above this one, if none waits for an answer.
+    /// The next store or free gets a number above this one.
     pub fn skip_to(&mut self, seq: Seq) {
         self.ops.skip_to(seq);
     }

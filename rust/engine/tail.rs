@@ -73,11 +73,6 @@ impl<B: DerefMut<Target = [Slot]>> Tail<B> {
         }
     }
 
-    /// Whether so many of the last operations are remembered.
-    pub fn knows(&self, operations: u64) -> bool {
-        usize::try_from(operations).is_ok_and(|n| n <= self.capacity())
-    }
-
     /// The stores among so many of the last operations are lost: as not every operation is a store, no more than
     /// so many of the last stores. Call [`Tail::forget`] for each store in flight then.
     pub fn lose(&mut self, operations: u64) {

@@ -201,7 +201,7 @@ impl Batch<'_> {
                 self.forward.executed(seq, Kind::Store, &header, page);
             }
             Err(status) => {
-                self.forward.passed_over(seq);
+                self.forward.passed_over(seq, slot);
                 let life = &self.at.life;
                 let (arena, quota) = (&self.shared.arena, &life.client.quota);
                 life.table.refused(arena, quota, slot, status)?;

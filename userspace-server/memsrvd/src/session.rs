@@ -243,6 +243,8 @@ impl Session {
         self.run = None;
         self.promises = Promises::default();
         self.held = None;
+        // What is not acknowledged by now never is.
+        self.acks.ours = self.acks.sent;
         let state = std::mem::replace(&mut self.state, State::Closed);
         let peer = self.peer.address();
         match (end, state) {

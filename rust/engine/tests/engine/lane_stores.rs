@@ -354,8 +354,18 @@ fn a_replica_that_followed_the_other_one_goes_on_above_its_numbers() {
     };
     let sent: Vec<Seq> = b.drain(Mirror).iter().filter_map(seq).collect();
     assert_eq!(sent, [Seq(4)]);
-    // With something under way nothing changes.
-    b.store(5).unwrap();
+    // Never down, and with something under way, too.
     b.lane.skip_to_other(Primary);
-    assert_eq!(b.lane.issued(Primary), Seq(5));
+    assert_eq!(
+        (b.lane.issued(Primary), b.lane.issued(Mirror)),
+        (Seq(4), Seq(4))
+    );
+    b.lane.free(Mirror, Slot(0)).unwrap();
+    b.lane.skip_to_other(Primary);
+    assert_eq!(
+        (b.lane.issued(Primary), b.lane.issued(Mirror)),
+        (Seq(5), Seq(5))
+    );
+    b.lane.skip_to_other(Mirror);
+    assert_eq!(b.lane.issued(Mirror), Seq(5));
 }

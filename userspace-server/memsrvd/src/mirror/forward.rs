@@ -10,16 +10,17 @@
 //!              answered              off               lost --take_loss--> off
 //! ```
 //!
-//! What was executed stands in a queue until the mirror has acknowledged it; what was refused here stands there, too,
-//! if something before it does, since only the number of an operation that the client sent may be acknowledged. The
+//! What was executed stands in a queue until the mirror has acknowledged it. In the place of a STORE that was refused
+//! here goes a FREE of nothing: the mirror has to have seen every number that the client may be acknowledged. The
 //! queue's length and the bytes to be sent have bounds, and at these the stream executes nothing more.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use memsrv_protocol::{Hello, Message, Sender, Seq, Status, Welcome, HEADER_LEN};
+use memsrv_protocol::{FreeMask, Hello, Message, Sender, Seq, Slot, Status, Welcome, HEADER_LEN};
 
 use super::{MirrorAck, Streaming};
+use crate::batch::checksum;
 use crate::num::{to_u32, to_usize};
 
 /// How many operations the mirror may owe an answer.
@@ -43,8 +44,6 @@ pub enum Kind {
     Free,
     /// A STORE that was forwarded, and that the mirror has refused.
     Refused,
-    /// A STORE that was refused here, and not forwarded.
-    Own,
 }
 
 #[derive(Clone, Copy)]
@@ -77,8 +76,7 @@ pub struct Forward {
     window: usize,
     /// The highest number that was forwarded.
     sent: Seq,
-    /// The highest number that the mirror has acknowledged, or that needed no forwarding and has none before it that
-    /// is unanswered.
+    /// The highest number that was forwarded and that the mirror has acknowledged.
     covered: Seq,
     /// Refusals of the mirror that the client has not been told yet.
     refused: Vec<(Seq, Status)>,
@@ -192,13 +190,12 @@ impl Forward {
         self.uncounted = self.uncounted.saturating_add(1);
     }
 
-    /// Takes note of an operation that was refused here.
-    pub fn passed_over(&mut self, seq: Seq) {
-        if self.is_on() && self.ack == MirrorAck::After {
-            let kind = Kind::Own;
-            self.owed.push_back(Owed { seq, kind });
-            self.cover();
-        }
+    /// Takes note of a STORE that was refused here: the mirror is told its number.
+    pub fn passed_over(&mut self, seq: Seq, slot: Slot) {
+        let (slot, nothing) = (FreeMask::base(slot), FreeMask::EMPTY.0);
+        let crc = checksum(slot, &nothing);
+        let header = Message::Free { seq, slot, crc }.encode();
+        self.executed(seq, Kind::Free, &header, &nothing);
     }
 
     /// The mirror's refusals, to be passed to the client.
@@ -391,17 +388,8 @@ impl Forward {
         if self.owed.len() < before {
             // It has answered something; what it owes yet it owes from now on.
             self.since = None;
-            self.cover();
         }
         Ok(())
-    }
-
-    /// Has what needs no answer of the mirror covered.
-    fn cover(&mut self) {
-        while let Some(owed) = self.owed.front().filter(|owed| owed.kind == Kind::Own) {
-            self.covered = self.covered.max(owed.seq);
-            self.owed.pop_front();
-        }
     }
 
     fn refuses(&mut self, seq: Seq, status: Status) -> Result<(), Reason> {

@@ -92,10 +92,12 @@ fn the_mirror_gets_the_clients_hello_and_its_bytes_in_order() {
     let last = store_bytes(20, u64::MAX, &page(3));
     client.send(&[&store[..], &damaged, &free, &last].concat());
     client.ping_after_nak(9);
-    fed.bytes(&[store, free, last].concat());
-    // What is not forwarded is acknowledged with what stands before it, and only what was sent.
+    // Of what was refused it hears the number.
+    let refused = free_bytes(9, 512, &mask([]));
+    fed.bytes(&[store, refused, free, last].concat());
+    // Only what the client sent is acknowledged.
     fed.ack(8);
-    assert_eq!(client.ack(), 9);
+    assert_eq!(client.ack(), 8);
     fed.ack(15);
     assert_eq!(client.ack(), 11);
     fed.ack(20);
@@ -103,16 +105,13 @@ fn the_mirror_gets_the_clients_hello_and_its_bytes_in_order() {
 }
 
 impl Client {
-    /// Stores what is refused, so that the mirror does not hear of it.
+    /// Stores what is refused: the mirror hears of the number, and has it acknowledged.
     fn try_store_at(&mut self, fed: &mut Fed) -> Status {
-        let status = self.try_store(9, &page(9)).unwrap_err();
         self.seq += 1;
-        let free = free_bytes(self.seq, 0, &FreeMask::ALL);
-        self.send(&free);
-        fed.bytes(&free);
+        self.send(&store_bytes(self.seq, 9, &page(9)));
+        fed.bytes(&free_bytes(self.seq, 0, &mask([])));
         fed.ack(self.seq);
-        assert_eq!(self.ack(), self.seq);
-        status
+        self.acknowledged().unwrap_err()
     }
 
     /// Expects that NAK and then, without an ACK between, the answer to a PING.
@@ -250,6 +249,25 @@ fn a_client_goes_on_at_the_mirror() {
     for slot in 1..=61 {
         assert_eq!(there.load(slot).unwrap(), page(slot), "{slot}");
     }
+}
+
+/// Else it would seem to lack what was stored last.
+#[test]
+fn the_mirror_knows_of_what_was_refused_last() {
+    let mirror = Server::start(&[]);
+    let server = primary(mirror.address, &["--capacity", "64K"]);
+    let mut client = forwarded(&server, "a", 1);
+    let stored = (1..40).take_while(|&slot| client.try_store(slot, &page(slot)).is_ok());
+    assert!(stored.count() < 30);
+    client.try_store(50, &page(50)).unwrap_err();
+    let issued = client.seq;
+    drop(server);
+    let hello = Hello {
+        options: 0,
+        ..forward_hello("a", 1, issued)
+    };
+    let welcome = Client::connect(mirror.address).welcome(&hello);
+    assert_eq!(welcome.executed, Seq(issued));
 }
 
 #[test]

@@ -94,15 +94,24 @@ fn what_the_mirror_owes_has_a_bound() {
 #[test]
 fn only_what_was_sent_and_answered_is_acknowledged() {
     let mut forward = on(MirrorAck::After, 4096);
-    // Refused here, with nothing before it: no business of the mirror's.
-    forward.passed_over(Seq(1));
+    // Refused here: the mirror has to have seen its number all the same.
+    forward.passed_over(Seq(1), Slot(700));
+    let header = forward.out().first_chunk().copied().unwrap();
+    let told = Message::decode(&header, memsrv_protocol::Sender::Client).unwrap();
+    let (seq, slot) = (Seq(1), Slot(512));
+    assert!(matches!(told, Message::Free { seq: s, slot: c, .. } if (s, c) == (seq, slot)));
+    assert_eq!(forward.out().len(), HEADER_LEN + 64);
+    assert_eq!(forward.limit(), Some(Seq(0)));
+    forward.hear(&ack(1));
     assert_eq!(forward.limit(), Some(Seq(1)));
     store(&mut forward, 3);
-    forward.passed_over(Seq(5));
+    forward.passed_over(Seq(5), Slot(700));
     store(&mut forward, 8);
     assert_eq!(forward.limit(), Some(Seq(1)));
     // The client knows of no operation 4.
     forward.hear(&ack(4));
+    assert_eq!(forward.limit(), Some(Seq(3)));
+    forward.hear(&ack(5));
     assert_eq!(forward.limit(), Some(Seq(5)));
     let status = Status::Full;
     let nak = Message::Nak {
