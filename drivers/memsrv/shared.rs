@@ -165,7 +165,9 @@ impl Shared {
     pub(crate) fn settle(&self, at: Server, life: Instance, lacks: &[u64]) -> Result<usize> {
         let addresses = self.addresses.lock();
         let lanes = self.areas.relay.lanes.lock();
-        let here = addresses.first().is_some_and(|now| now.0 == at.0);
+        if addresses.first().is_none_or(|now| now.0 != at.0) {
+            return Err(EAGAIN);
+        }
         let mut lost = 0;
         // Before anybody asks the mirror for them.
         for (lane, &lacks) in lanes.iter().zip(lacks) {
@@ -179,7 +181,10 @@ impl Shared {
                 *primary = Source::new(at.0, life);
             }
         }
-        if !here || !self.areas.relay.settle() {
+        if let [primary, _] = &mut *self.instances.lock() {
+            *primary = life;
+        }
+        if !self.areas.relay.settle() {
             for lane in lanes.iter() {
                 lane.lose_last(0);
             }
