@@ -24,9 +24,7 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{
-    Hello, Instance, Message, Sender, Seq, Status, Welcome, HEADER_LEN, VERSION,
-};
+use super::protocol::{Instance, Message, Seq, Status};
 use super::refill::{Refilling, Source};
 use super::rx::Rx;
 use super::tx::Pumped;

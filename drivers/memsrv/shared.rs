@@ -177,11 +177,11 @@ impl Shared {
                 self.areas
                     .flag_all(Replica::Primary, |cluster| lane.has(cluster));
             }
-            if let [primary, _] = &mut lane.state.lock().sources {
-                *primary = Source::new(at.0, life);
-            }
+            let [primary, _] = &mut lane.state.lock().sources;
+            *primary = Source::new(at.0, life);
         }
-        if let [primary, _] = &mut *self.instances.lock() {
+        {
+            let [primary, _] = &mut *self.instances.lock();
             *primary = life;
         }
         if !self.areas.relay.settle() {

@@ -3,7 +3,6 @@
 //! What a link's thread does by the clock: it asks the other server, gives a server up that does not answer, and
 //! ends what has waited too long.
 
-use super::engine::Replica;
 use super::lane::State;
 use super::link::Link;
 use super::platform::sys;
