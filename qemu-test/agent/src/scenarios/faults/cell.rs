@@ -273,6 +273,9 @@ impl<'p, 'g> Play<'p, 'g> {
     fn strike(&mut self) -> Result<()> {
         let Cell { mode, fault, .. } = self.cell;
         self.now("strike")?;
+        // Else all would be well because the disk has everything.
+        let stored = self.guest.stat("stored_pages")?;
+        ensure!(stored > 0, "no page is on a server");
         if fault.is_for_good() {
             self.there.retain(|&who| who != self.victim);
         }
