@@ -103,14 +103,9 @@ fn mount_kernel_file_systems() -> Result<()> {
         .context("enabling the memory controller")
 }
 
-/// Loads what the harness put into /modules, in the order of /modules/order.
+/// Loads what the harness put into /modules for every guest.
 fn load_drivers() -> Result<()> {
-    let order = fs::read_to_string("/modules/order").context("reading /modules/order")?;
-    for name in order.lines() {
-        module::load_file(&format!("/modules/{name}"), "")
-            .with_context(|| format!("loading {name}"))?;
-    }
-    Ok(())
+    module::load_list("order", "")
 }
 
 fn mount_root() -> Result<()> {

@@ -3,15 +3,17 @@
 //!
 //! As PID 1 it mounts, loads drivers, opens its port to the harness and runs the scenarios that the
 //! harness names ([`scenarios`] holds the one table). Under other names it is what scenarios run:
-//! `pattern` fills memory and verifies it, `run` enters a cgroup and the guest's root before it
+//! `pattern` fills memory and verifies it, `touch` times each of its page faults, `pong` answers pings, `run` enters a cgroup and the guest's root before it
 //! becomes another program. `list` prints the table; the harness reads it before it boots anything.
 
 mod boot;
 mod guest;
 mod pattern;
+mod pong;
 mod port;
 mod scenarios;
 mod sys;
+mod touch;
 
 use std::process::ExitCode;
 
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
 fn other_program(arguments: &[String]) -> Result<()> {
     let (name, rest) = arguments
         .split_first()
-        .context("usage: qemu-test-agent list | pattern ... | run ... (or PID 1 of a guest)")?;
+        .context("usage: qemu-test-agent list | pattern ... | pong ... | run ... | touch ... (or PID 1 of a guest)")?;
     match name.as_str() {
         "list" => {
             let all: Vec<_> = scenarios::all().map(|entry| entry.listing()).collect();
@@ -47,7 +49,9 @@ fn other_program(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         "pattern" => pattern::program(rest),
+        "pong" => pong::program(rest),
+        "touch" => touch::program(rest),
         "run" => guest::program::become_program(rest),
-        _ => bail!("no such program: {name}; there are list, pattern and run"),
+        _ => bail!("no such program: {name}; there are list, pattern, pong, run and touch"),
     }
 }

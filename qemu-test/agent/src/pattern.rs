@@ -223,7 +223,8 @@ fn differing_bytes(one: u64, other: u64) -> u64 {
     u64::try_from(differing).unwrap_or(8)
 }
 
-fn coprime_step(pages: usize) -> usize {
+/// A step that shares no factor with `pages`: so many of them visit each page once.
+pub fn coprime_step(pages: usize) -> usize {
     fn gcd(a: usize, b: usize) -> usize {
         if b == 0 {
             a

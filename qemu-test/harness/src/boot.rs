@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use qemu_test_wire::{self as wire, Machine, ToGuest, ToHost};
+use qemu_test_wire::{self as wire, Machine, Purpose, ToGuest, ToHost};
 
 use crate::console::Console;
 use crate::network::TAP;
@@ -201,14 +201,16 @@ fn command(
     let mut command = Command::new("setpriv");
     command.env("TMPDIR", scratch);
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-    command.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-no-reboot",
-        "-nodefaults",
-    ]);
+    command.args(match machine.purpose {
+        Purpose::Test => &["-accel", "tcg,thread=multi"][..],
+        Purpose::Count => &[
+            "-accel",
+            "tcg,thread=single",
+            "-icount",
+            "shift=0,sleep=off",
+        ],
+    });
+    command.args(["-cpu", "max", "-no-reboot", "-nodefaults"]);
     command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
     command.args([
         "-m",
@@ -221,7 +223,7 @@ fn command(
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs);
-    command.args(["-append", &tree.kernel.parameters()]);
+    command.args(["-append", &tree.kernel.parameters(machine.purpose)]);
     command
         .arg("-serial")
         .arg(format!("file:{}", console.display()));

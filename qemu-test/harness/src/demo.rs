@@ -3,7 +3,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use qemu_test_wire::Row;
 
 use crate::suite::{self, Audience};
@@ -30,11 +30,7 @@ impl Audience for Person {
 
 /// Runs it; `since` is when the demo began, in seconds since 1970.
 pub fn run(tree: &Tree, since: Option<u64>) -> Result<bool> {
-    let scenarios = tree.scenarios()?;
-    let scenario = scenarios
-        .iter()
-        .find(|scenario| scenario.name == "demo")
-        .context("the agent has no scenario named demo")?;
+    let scenario = &tree.scenario("demo")?;
     let mut person = Person {
         started: Instant::now(),
         rows: Vec::new(),

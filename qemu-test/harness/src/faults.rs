@@ -234,7 +234,7 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qemu_test_wire::Machine;
+    use qemu_test_wire::{Machine, Purpose};
 
     fn cell(mode: &str, fault: &str, moment: &str, reason: Option<&str>) -> Scenario {
         Scenario {
@@ -244,6 +244,7 @@ mod tests {
                 memory_mib: 128,
                 cpus: 1,
                 swap_mib: Vec::new(),
+                purpose: Purpose::Test,
             },
             limit_s: 1,
             module: true,

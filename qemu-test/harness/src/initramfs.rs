@@ -3,12 +3,13 @@
 //! and the network card, as a cpio archive (the kernel's Documentation/driver-api/early-userspace/
 //! buffer-format.rst).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
+use qemu_test_wire::Purpose;
 
 use crate::tree::Tree;
 
@@ -16,13 +17,16 @@ use crate::tree::Tree;
 /// are netem's, which the machine that we run on may lack.
 const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem"];
 
+/// What memsrv is compared with: loaded when asked for, each from its own list.
+const CONTENDERS: &[&str] = &["nbd", "brd"];
+
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const PLAIN: u32 = 0o100_644;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes the archive to `place`.
-pub fn write(tree: &Tree, place: &Path) -> Result<()> {
+/// Writes the archive for a machine to `place`.
+pub fn write(tree: &Tree, purpose: Purpose, place: &Path) -> Result<()> {
     let mut archive = Archive::default();
     for name in ["dev", "proc", "sys", "tmp", "newroot", "modules"] {
         archive.entry(name, DIRECTORY, (0, 0), &[])?;
@@ -37,24 +41,21 @@ pub fn write(tree: &Tree, place: &Path) -> Result<()> {
             archive.file(name, mode, &path)?;
         }
     }
-    let mut order = String::new();
     let built_apart = tree.kernel.modules(tree)?;
-    for path in built_apart.as_deref().map_or(Ok(Vec::new()), drivers)? {
-        let name = path
-            .file_name()
-            .context("a driver without a name")?
-            .to_string_lossy();
-        archive.file(&format!("modules/{name}"), PLAIN, &path)?;
-        order.push_str(&name);
-        order.push('\n');
+    let modules = built_apart.as_deref();
+    archive.drivers("order", modules, DRIVERS)?;
+    if purpose == Purpose::Count {
+        archive.file("memsrvd", PROGRAM, &tree.file("memsrvd")?)?;
+        for contender in CONTENDERS {
+            archive.drivers(contender, modules, &[contender])?;
+        }
     }
-    archive.entry("modules/order", PLAIN, (0, 0), order.as_bytes())?;
     archive.entry("TRAILER!!!", 0, (0, 0), &[])?;
     fs::write(place, archive.bytes).with_context(|| format!("writing {}", place.display()))
 }
 
-/// The drivers and what they depend on, in the order of loading.
-fn drivers(modules: &Path) -> Result<Vec<PathBuf>> {
+/// Drivers and what they depend on, in the order of loading.
+fn drivers(modules: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let dependencies = modules.join("modules.dep");
     let text = fs::read_to_string(&dependencies)
         .with_context(|| format!("reading {}", dependencies.display()))?;
@@ -67,7 +68,7 @@ fn drivers(modules: &Path) -> Result<Vec<PathBuf>> {
         })
         .collect();
     let mut order: Vec<PathBuf> = Vec::new();
-    for driver in DRIVERS {
+    for driver in wanted {
         let Some((path, needs)) = table.get(*driver) else {
             continue;
         };
@@ -86,9 +87,29 @@ fn drivers(modules: &Path) -> Result<Vec<PathBuf>> {
 struct Archive {
     bytes: Vec<u8>,
     entries: u32,
+    /// Drivers that are in it.
+    names: BTreeSet<String>,
 }
 
 impl Archive {
+    /// The files of these drivers, and in `modules/LIST` their names in the order of loading.
+    fn drivers(&mut self, list: &str, modules: Option<&Path>, wanted: &[&str]) -> Result<()> {
+        let mut order = String::new();
+        for path in modules.map_or(Ok(Vec::new()), |modules| drivers(modules, wanted))? {
+            let name = path
+                .file_name()
+                .context("a driver without a name")?
+                .to_string_lossy();
+            let place = format!("modules/{name}");
+            if self.names.insert(place.clone()) {
+                self.file(&place, PLAIN, &path)?;
+            }
+            order.push_str(&name);
+            order.push('\n');
+        }
+        self.entry(&format!("modules/{list}"), PLAIN, (0, 0), order.as_bytes())
+    }
+
     fn file(&mut self, name: &str, mode: u32, from: &Path) -> Result<()> {
         let data = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
         self.entry(name, mode, (0, 0), &data)
@@ -161,7 +182,7 @@ mod tests {
             "k/virtio_net.ko.xz: k/net_failover.ko.xz k/failover.ko.xz\nk/failover.ko.xz:\n",
         )
         .unwrap();
-        let order = drivers(&directory).unwrap();
+        let order = drivers(&directory, DRIVERS).unwrap();
         let names: Vec<_> = order
             .iter()
             .map(|path| path.file_name().unwrap().to_str().unwrap())

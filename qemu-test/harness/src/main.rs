@@ -7,6 +7,7 @@
 
 mod boot;
 mod console;
+mod cost;
 mod damage;
 mod demo;
 mod fake;
@@ -56,6 +57,13 @@ enum Command {
         /// Words.
         filter: Vec<String>,
     },
+    /// Counts the instructions that a page costs, in a guest with client and server, and compares them with
+    /// what is kept in Documentation/benchmarks/cost.json.
+    BenchCost {
+        /// Keep what is measured.
+        #[arg(long)]
+        update: bool,
+    },
     /// Lists the scenarios.
     List,
 }
@@ -74,7 +82,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<bool> {
     let kernel = match command {
         Command::Test { kernel, .. } => kernel,
-        Command::Demo { .. } | Command::Faults { .. } | Command::List => Kernel::Stock,
+        _ => Kernel::Stock,
     };
     let tree = Tree::find(kernel)?;
     if let Command::List = command {
@@ -89,6 +97,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo { since } => demo::run(&tree, since),
         Command::Test { filter, .. } => suite::run(&tree, &filter),
         Command::Faults { filter } => faults::run(&tree, &filter),
+        Command::BenchCost { update } => cost::run(&tree, update),
         Command::List => Ok(true),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use qemu_test_wire::{Machine, Outcome, Row, Scenario, ToGuest, ToHost};
+use qemu_test_wire::{Machine, Outcome, Row, Samples, Scenario, ToGuest, ToHost};
 
 use crate::boot::{tail, Event, Guest};
 use crate::initramfs;
@@ -30,17 +30,16 @@ pub struct Verdict {
 /// Who sees what a scenario says while it runs.
 pub trait Audience {
     /// What is going on.
-    fn note(&mut self, text: &str);
+    fn note(&mut self, _text: &str) {}
     /// A line of the table.
-    fn row(&mut self, row: &Row);
+    fn row(&mut self, _row: &Row) {}
+    /// What was measured.
+    fn samples(&mut self, _samples: Samples) {}
 }
 
 struct Nobody;
 
-impl Audience for Nobody {
-    fn note(&mut self, _: &str) {}
-    fn row(&mut self, _: &Row) {}
-}
+impl Audience for Nobody {}
 
 /// Runs all scenarios, or those whose name contains one of `filter`.
 pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
@@ -246,7 +245,7 @@ pub fn boot(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
 fn boot_once(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
     let logs = tree.logs(name)?;
     let archive = logs.join("initramfs.cpio");
-    initramfs::write(tree, &archive)?;
+    initramfs::write(tree, machine.purpose, &archive)?;
     let guest = Guest::boot(tree, machine, &archive, &logs);
     // QEMU has read it by the time the agent speaks.
     let _ = fs::remove_file(&archive);
@@ -318,6 +317,7 @@ fn talk(
                 last = text;
             }
             Event::Message(ToHost::Row(row)) => audience.row(&row),
+            Event::Message(ToHost::Samples(samples)) => audience.samples(samples),
             Event::Message(ToHost::Ask(ask)) => {
                 last = format!("{ask:?}");
                 let answer = outside.answer(ask);

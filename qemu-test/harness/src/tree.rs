@@ -101,6 +101,19 @@ impl Tree {
         path.strip_prefix(top).unwrap_or(path).display().to_string()
     }
 
+    /// A place in the source tree.
+    pub fn source(&self, name: &str) -> PathBuf {
+        self.build.parent().unwrap_or(&self.build).join(name)
+    }
+
+    /// One scenario of the agent's table.
+    pub fn scenario(&self, name: &str) -> Result<Scenario> {
+        self.scenarios()?
+            .into_iter()
+            .find(|scenario| scenario.name == name)
+            .with_context(|| format!("the agent has no scenario named {name}"))
+    }
+
     /// The agent's table.
     pub fn scenarios(&self) -> Result<Vec<Scenario>> {
         let agent = self.file("qemu-test-agent")?;

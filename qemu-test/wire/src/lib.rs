@@ -35,6 +35,20 @@ pub struct Machine {
     pub cpus: u32,
     /// Size in MiB of each disk that can be swapped to (serial numbers `swap0`, `swap1`, ...).
     pub swap_mib: Vec<u32>,
+    /// What the machine is for.
+    pub purpose: Purpose,
+}
+
+/// What a machine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// To find out what is right.
+    Test,
+    /// To find out what something costs: its clock counts the instructions of its one processor (a nanosecond
+    /// each), and jumps ahead where there is nothing to do, so that times repeat whatever the host does. What
+    /// waits for the host, such as a disk, takes no time, or any.
+    Count,
 }
 
 /// One scenario as `qemu-test-agent list` tells it.
@@ -105,6 +119,8 @@ pub enum ToHost {
     Note(String),
     /// A line of a table, for a person who looks.
     Row(Row),
+    /// What was measured.
+    Samples(Samples),
     /// A request to the harness; an [`Answer`] follows.
     Ask(Ask),
     /// The scenario is over.
@@ -124,6 +140,19 @@ pub struct Row {
     pub seconds: f64,
     /// How it ended.
     pub result: String,
+}
+
+/// Measurements of one thing, made one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Samples {
+    /// Who was measured, such as `memsrv` or `nbd`.
+    pub who: String,
+    /// What was measured, with its unit, such as `fault_ns`.
+    pub what: String,
+    /// In which round of the whole, from 0.
+    pub round: usize,
+    /// The values.
+    pub values: Vec<u64>,
 }
 
 /// What only the outside can do.

@@ -40,8 +40,14 @@ pub struct Swap {
 impl Swap {
     /// The area on disk `swapINDEX`, formatted and on.
     pub fn on(index: usize, priority: i32) -> Result<Self> {
+        let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
+        Self::on_disk(&disk, priority)
+    }
+
+    /// An area on the disk that the kernel calls `disk`, formatted and on.
+    pub fn on_disk(disk: &str, priority: i32) -> Result<Self> {
         let swap = Self {
-            disk: by_serial(&format!("swap{index}"), Duration::from_secs(10))?,
+            disk: disk.to_owned(),
         };
         program::run(None, &["/usr/sbin/mkswap", "-q", &swap.device()])?;
         swap.enable(priority)?;

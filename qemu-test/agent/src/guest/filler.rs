@@ -2,25 +2,20 @@
 //! The pattern program as a scenario drives it: one order, one answer.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{ensure, Context, Result};
 
 use super::cgroup::Cgroup;
-use super::program;
+use super::ordered::Ordered;
 use crate::pattern::{Answer, Spec};
-use crate::SELF;
 
 /// Bytes in a page.
 const PAGE: u64 = 4096;
 
 /// A running pattern program; it dies with the value.
 pub struct Filler {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    program: Ordered,
     /// Wrong bytes found so far.
     pub wrong: u64,
 }
@@ -28,49 +23,20 @@ pub struct Filler {
 impl Filler {
     /// Starts it in a cgroup.
     pub fn start(cgroup: &Cgroup, spec: Spec) -> Result<Self> {
-        let mut command = program::command(Some(cgroup), false, SELF);
-        command.arg("pattern").args(spec.arguments());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("starting the pattern program")?;
-        let orders = child
-            .stdin
-            .take()
-            .context("the pattern program has no input")?;
-        let answers = child
-            .stdout
-            .take()
-            .context("the pattern program has no output")?;
         Ok(Self {
-            child,
-            orders,
-            answers: BufReader::new(answers),
+            program: Ordered::start(cgroup, "pattern", &spec.arguments())?,
             wrong: 0,
         })
     }
 
     /// Gives an order and does not wait.
     pub fn order(&mut self, order: &str) -> Result<()> {
-        // In one write: the program may sleep over the first in its own page fault, with the pipe locked.
-        let line = format!("{order}\n");
-        self.orders
-            .write_all(line.as_bytes())
-            .with_context(|| format!("ordering {order}"))
+        self.program.order(order)
     }
 
     /// Waits for the answer to the last order.
     pub fn answer(&mut self) -> Result<Answer> {
-        let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .context("reading from the pattern program")?;
-        if line.is_empty() {
-            let status = self
-                .child
-                .wait()
-                .context("waiting for the pattern program")?;
-            anyhow::bail!("the pattern program ended: {status}");
-        }
-        let answer: Answer = serde_json::from_str(&line).with_context(|| line.clone())?;
+        let answer: Answer = self.program.answer()?;
         self.wrong += answer.wrong;
         Ok(answer)
     }
@@ -106,7 +72,7 @@ impl Filler {
     /// Reads its memory from outside, a byte of each page; returns how many cannot be read. That costs
     /// us an error, where it would cost the program its life.
     pub fn unreadable_pages(&self) -> Result<u64> {
-        let pid = self.child.id();
+        let pid = self.program.id();
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("reading maps")?;
         let largest = maps
             .lines()
@@ -129,30 +95,12 @@ impl Filler {
     }
 
     /// Lets it end by itself.
-    pub fn end(mut self) -> Result<()> {
-        self.order("end")?;
-        let status = self
-            .child
-            .wait()
-            .context("waiting for the pattern program")?;
-        ensure!(status.success(), "the pattern program: {status}");
-        Ok(())
+    pub fn end(self) -> Result<()> {
+        self.program.end()
     }
 
     /// Kills it, as the OOM killer would.
-    pub fn kill(mut self) -> Result<()> {
-        self.child.kill().context("killing the pattern program")?;
-        self.child
-            .wait()
-            .context("waiting for the pattern program")
-            .map(drop)
-    }
-}
-
-impl Drop for Filler {
-    fn drop(&mut self) {
-        // Already ended or not: neither is an error here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn kill(self) -> Result<()> {
+        self.program.kill()
     }
 }

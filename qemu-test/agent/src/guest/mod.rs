@@ -9,6 +9,7 @@ pub mod disk;
 pub mod fault;
 pub mod filler;
 pub mod module;
+pub mod ordered;
 pub mod program;
 pub mod vm;
 pub mod watch;

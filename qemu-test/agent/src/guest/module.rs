@@ -15,8 +15,24 @@ const STATS: &str = "/sys/kernel/debug/memsrv/stats";
 /// include/uapi/linux/module.h of the kernel: the file is compressed, the kernel unpacks it.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 
+/// Loads the drivers that /modules/LIST names, the last with parameters.
+pub fn load_list(list: &str, parameters: &str) -> Result<()> {
+    let path = format!("/modules/{list}");
+    let order = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let mut names = order.lines().peekable();
+    while let Some(name) = names.next() {
+        let last = names.peek().is_none();
+        load_file(
+            &format!("/modules/{name}"),
+            if last { parameters } else { "" },
+        )
+        .with_context(|| format!("loading {name}"))?;
+    }
+    Ok(())
+}
+
 /// Loads a module file with parameters.
-pub fn load_file(path: &str, parameters: &str) -> Result<()> {
+fn load_file(path: &str, parameters: &str) -> Result<()> {
     insert(path, parameters)?.with_context(|| format!("finit_module of {path} {parameters}"))
 }
 

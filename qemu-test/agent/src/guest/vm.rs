@@ -21,6 +21,14 @@ pub fn vmstat(name: &str) -> Result<u64> {
         .with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
+/// How long the processors had nothing to do since boot, in nanoseconds, to a hundredth of a second.
+pub fn idle_ns() -> Result<u64> {
+    let text = fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;
+    let idle = text.split_whitespace().nth(1);
+    let hundredths = idle.and_then(|seconds| seconds.replace('.', "").parse::<u64>().ok());
+    Ok(hundredths.with_context(|| format!("/proc/uptime says {text:?}"))? * 10_000_000)
+}
+
 /// Sets a parameter of zswap; leaves alone what is so already, for a write makes zswap set itself up.
 pub fn set_zswap(name: &str, value: &str) -> Result<()> {
     let path = format!("/sys/module/zswap/parameters/{name}");

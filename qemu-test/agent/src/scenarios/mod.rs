@@ -4,6 +4,7 @@
 //! [`faults`], which has one procedure for all.
 
 mod basic;
+mod bench;
 mod common;
 mod demo;
 mod faults;
@@ -22,7 +23,7 @@ mod through;
 mod tiers;
 
 use anyhow::Result;
-use qemu_test_wire::{Machine, Scenario};
+use qemu_test_wire::{Machine, Purpose, Scenario};
 
 use crate::guest::Guest;
 
@@ -58,6 +59,8 @@ enum Kind {
     Usual,
     /// 512 MiB of RAM, else as usual.
     Large,
+    /// For counting instructions: much RAM, so that only what is measured is short, and one processor.
+    Counting,
 }
 
 impl Kind {
@@ -67,9 +70,17 @@ impl Kind {
                 Self::Small => 128,
                 Self::Usual => 256,
                 Self::Large => 512,
+                Self::Counting => 1024,
             },
-            cpus: 2,
+            cpus: match self {
+                Self::Counting => 1,
+                _ => 2,
+            },
             swap_mib: vec![1024, 256],
+            purpose: match self {
+                Self::Counting => Purpose::Count,
+                _ => Purpose::Test,
+            },
         }
     }
 }
@@ -110,6 +121,14 @@ impl Entry {
 
     const fn demo(name: &'static str, about: &'static str, run: Scene) -> Self {
         Self {
+            in_test: false,
+            ..Self::new(name, about, run)
+        }
+    }
+
+    const fn count(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            machine: Kind::Counting,
             in_test: false,
             ..Self::new(name, about, run)
         }
@@ -522,5 +541,11 @@ const TABLE: &[Entry] = &[
         figures::mirror,
     )
     .within(1800),
+    Entry::count(
+        "cost",
+        "what `make bench-cost` runs: instructions for a page",
+        bench::cost,
+    )
+    .within(900),
     Entry::demo("demo", "what `make demo` runs", demo::run).within(900),
 ];

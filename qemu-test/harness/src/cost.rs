@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `bench-cost`: what a page costs in instructions, beside what is kept in `Documentation/benchmarks/cost.json`.
+//!
+//! The machine's clock counts instructions, so the figures do not depend on who runs it. They do on the kernel;
+//! therefore what is held is their ratio to others' of the same run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{ensure, Context, Result};
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+use qemu_test_wire::Samples;
+use serde::{Deserialize, Serialize};
+
+use crate::suite::{self, Audience};
+use crate::tree::Tree;
+
+/// By how much of itself a ratio may grow.
+const TOLERANCE: f64 = 0.03;
+/// Whose figures are held.
+const OURS: &str = "memsrv";
+/// To whom they are compared.
+const OTHERS: [&str; 2] = ["nbd", "brd"];
+/// What is measured, and its words for a table.
+const WHAT: [(&str, &str); 2] = [
+    ("fault_ns", "page faulted in"),
+    ("evict_ns", "page evicted"),
+];
+
+/// What is kept: ratios of ours to another's, by figure and by whose.
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
+struct Kept {
+    /// The kernel that they were measured on.
+    kernel: String,
+    ratios: BTreeMap<String, f64>,
+}
+
+/// Instructions, by what and whose.
+type Figures = BTreeMap<(String, String), f64>;
+
+#[derive(Default)]
+struct Listener {
+    samples: Vec<Samples>,
+}
+
+impl Audience for Listener {
+    fn note(&mut self, text: &str) {
+        println!("  {text}");
+    }
+
+    fn samples(&mut self, samples: Samples) {
+        self.samples.push(samples);
+    }
+}
+
+/// Measures, shows, and compares; with `update` it keeps what it has measured.
+pub fn run(tree: &Tree, update: bool) -> Result<bool> {
+    let scenario = tree.scenario("cost")?;
+    let mut guest = suite::boot(tree, &scenario.machine, "cost-boot")?;
+    println!("counting instructions in a guest with client and server");
+    let logs = tree.logs("cost")?;
+    let mut listener = Listener::default();
+    let verdict = suite::run_one(tree, &mut guest, &scenario, &logs, &mut listener)?;
+    if verdict.usable {
+        guest.power_off()?;
+    }
+    if let Some(error) = verdict.error {
+        println!("bench-cost failed: {error}\nlogs: {}", tree.short(&logs));
+        return Ok(false);
+    }
+    let figures = figures(&listener.samples);
+    let ratios = ratios(&figures)?;
+    println!("\n{}", table(&figures));
+    let place = kept_place(tree);
+    if update {
+        let kernel = fs::read_to_string(tree.file("kernel/release")?)?;
+        let kept = Kept {
+            kernel: kernel.trim().to_owned(),
+            ratios,
+        };
+        let mut text = serde_json::to_string_pretty(&kept)?;
+        text.push('\n');
+        fs::write(&place, text).with_context(|| format!("writing {}", place.display()))?;
+        println!("kept in {}", tree.short(&place));
+        return Ok(true);
+    }
+    let text = fs::read_to_string(&place)
+        .with_context(|| format!("reading {}, which --update writes", place.display()))?;
+    let kept: Kept =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", place.display()))?;
+    Ok(compare(&kept, &ratios))
+}
+
+fn kept_place(tree: &Tree) -> PathBuf {
+    tree.source("Documentation/benchmarks/cost.json")
+}
+
+/// The median of each fault, the mean of each round's evictions.
+fn figures(samples: &[Samples]) -> Figures {
+    let mut all: BTreeMap<(String, String), Vec<u64>> = BTreeMap::new();
+    for samples in samples {
+        let values = all
+            .entry((samples.what.clone(), samples.who.clone()))
+            .or_default();
+        values.extend(&samples.values);
+    }
+    all.into_iter()
+        .map(|(key, mut values)| {
+            values.sort_unstable();
+            let figure = if key.0 == "evict_ns" {
+                mean(&values)
+            } else {
+                values.get(values.len() / 2).copied().map_or(0.0, float)
+            };
+            (key, figure)
+        })
+        .collect()
+}
+
+fn mean(values: &[u64]) -> f64 {
+    let count = u64::try_from(values.len()).unwrap_or(u64::MAX).max(1);
+    float(values.iter().sum()) / float(count)
+}
+
+/// As a floating-point number; what is measured here is far below 2^53.
+#[expect(
+    clippy::as_conversions,
+    reason = "there is no other way from u64 to f64"
+)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn figure(figures: &Figures, what: &str, who: &str) -> Option<f64> {
+    figures.get(&(what.to_owned(), who.to_owned())).copied()
+}
+
+fn ratios(figures: &Figures) -> Result<BTreeMap<String, f64>> {
+    let mut ratios = BTreeMap::new();
+    for (what, _) in WHAT {
+        for other in OTHERS {
+            let name = format!("{what} {OURS}/{other}");
+            let (Some(ours), Some(theirs)) =
+                (figure(figures, what, OURS), figure(figures, what, other))
+            else {
+                anyhow::bail!("{name}: the guest has not measured both");
+            };
+            ensure!(theirs > 0.0, "{name}: the other one is 0");
+            ratios.insert(name, (ours / theirs * 1000.0).round() / 1000.0);
+        }
+    }
+    Ok(ratios)
+}
+
+fn table(figures: &Figures) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let columns = ["ping-pong", "brd", "nbd", OURS];
+    let mut header = vec!["instructions".to_owned()];
+    header.extend(columns.map(str::to_owned));
+    header.extend(OTHERS.map(|other| format!("{OURS}/{other}")));
+    table.set_header(header);
+    for (what, words) in WHAT {
+        let mut row = vec![format!("per {words}")];
+        row.extend(columns.map(|who| {
+            figure(figures, what, who).map_or(String::new(), |value| format!("{value:.0}"))
+        }));
+        row.extend(OTHERS.map(|other| {
+            let ours = figure(figures, what, OURS);
+            let ratio = ours.zip(figure(figures, what, other));
+            ratio.map_or(String::new(), |(ours, theirs)| {
+                format!("{:.3}", ours / theirs)
+            })
+        }));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Says which ratios have grown, or shrunk by as much; whether none has grown.
+fn compare(kept: &Kept, ratios: &BTreeMap<String, f64>) -> bool {
+    let mut good = true;
+    for (name, now) in ratios {
+        let Some(before) = kept.ratios.get(name) else {
+            println!("{name}: {now:.3}; none is kept, `qemu-test bench-cost --update` keeps it");
+            good = false;
+            continue;
+        };
+        if *now > before * (1.0 + TOLERANCE) {
+            println!(
+                "{name}: WORSE: {now:.3}, kept is {before:.3} (on {})",
+                kept.kernel
+            );
+            good = false;
+        } else if *now < before * (1.0 - TOLERANCE) {
+            println!("{name}: better: {now:.3}, kept is {before:.3}; keep it by `qemu-test bench-cost --update`");
+        } else {
+            println!("{name}: {now:.3}, kept is {before:.3}");
+        }
+    }
+    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(value: f64) -> Kept {
+        Kept {
+            kernel: "7".to_owned(),
+            ratios: BTreeMap::from([("fault_ns memsrv/nbd".to_owned(), value)]),
+        }
+    }
+
+    #[test]
+    fn a_ratio_may_grow_by_three_hundredths_and_no_more() {
+        for (now, good) in [(0.50, true), (0.514, true), (0.516, false), (0.3, true)] {
+            assert_eq!(compare(&kept(0.5), &kept(now).ratios), good, "{now}");
+        }
+        assert!(!compare(&Kept::default(), &kept(0.5).ratios));
+    }
+
+    #[test]
+    fn faults_have_a_median_and_evictions_a_mean() {
+        let samples = |what: &str, values: &[u64]| Samples {
+            who: OURS.to_owned(),
+            what: what.to_owned(),
+            round: 0,
+            values: values.to_owned(),
+        };
+        let figures = figures(&[
+            samples("fault_ns", &[1, 2]),
+            samples("fault_ns", &[900]),
+            samples("evict_ns", &[1]),
+            samples("evict_ns", &[4]),
+        ]);
+        assert_eq!(figure(&figures, "fault_ns", OURS), Some(2.0));
+        assert_eq!(figure(&figures, "evict_ns", OURS), Some(2.5));
+    }
+}
