@@ -157,6 +157,7 @@ impl Lane {
             sources: [Source::default(); 2],
             turns: 0,
         };
+        let copies = usize::try_from(copies)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 shared,
@@ -165,8 +166,8 @@ impl Lane {
                 attached: Atomic::new(0),
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
-                primary <- Part::new()?,
-                mirror <- Part::new()?,
+                primary <- Part::new(copies)?,
+                mirror <- Part::new(copies)?,
             }),
             GFP_KERNEL,
         )

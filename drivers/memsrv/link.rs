@@ -63,9 +63,9 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// No connection.
-    pub(crate) fn new() -> Result<impl PinInit<Self>> {
-        let tx = Tx::new()?;
+    /// No connection; for pages out of a pool of so many.
+    pub(crate) fn new(copies: usize) -> Result<impl PinInit<Self>> {
+        let tx = Tx::new(copies)?;
         Ok(pin_init!(Self {
             bell: Bell::new(),
             tx <- new_mutex!(tx),

@@ -11,11 +11,12 @@ use super::engine::{Outgoing, Replica};
 use super::lane::{Lane, State};
 use super::link::{event, Link};
 use super::platform::{
-    socket::{SendVec, Socket},
+    page::Headers,
+    socket::{SendVec, Slice, Socket},
     sys, //
 };
 use super::pool::Pool;
-use super::protocol::{FreeMask, PAGE_SIZE};
+use super::protocol::{FreeMask, HEADER_LEN, PAGE_SIZE};
 use super::refill::PULL_LEN;
 use kernel::{
     prelude::*,
@@ -33,6 +34,8 @@ const ROUNDS: usize = 8;
 enum Part {
     /// Bytes in the batch's own memory.
     Bytes { start: usize, len: usize },
+    /// The header of a page of the pool.
+    Header(u32),
     /// A page of the pool.
     Page(u32),
 }
@@ -41,6 +44,7 @@ impl Part {
     fn len(self) -> usize {
         match self {
             Part::Bytes { len, .. } => len,
+            Part::Header(_) => HEADER_LEN,
             Part::Page(_) => PAGE_SIZE,
         }
     }
@@ -49,6 +53,8 @@ impl Part {
 /// Messages on their way into the socket, in order; the first may be half gone.
 struct Batch {
     bytes: KVec<u8>,
+    /// Headers of the pool's pages, by its numbers: sent like those, without a copy.
+    headers: Headers<HEADER_LEN>,
     parts: KVec<Part>,
     /// The first part that is not gone, and how much of it is.
     next: usize,
@@ -56,9 +62,10 @@ struct Batch {
 }
 
 impl Batch {
-    fn new() -> Result<Self> {
+    fn new(copies: usize) -> Result<Self> {
         Ok(Self {
             bytes: KVec::with_capacity(BATCH * PULL_LEN, GFP_KERNEL)?,
+            headers: Headers::new(copies)?,
             parts: KVec::with_capacity(BATCH * 2, GFP_KERNEL)?,
             next: 0,
             gone: 0,
@@ -87,23 +94,31 @@ impl Batch {
         });
     }
 
+    fn push_page(&mut self, number: u32, header: &[u8; HEADER_LEN]) {
+        self.headers.set(number, header);
+        self.push(Part::Header(number));
+        self.push(Part::Page(number));
+    }
+
     fn push(&mut self, part: Part) {
         let _ = self.parts.push_within_capacity(part);
     }
 
     /// What is not gone.
-    fn slices<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a [u8]> {
+    fn slices<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = Slice<'a>> {
         let parts = self.parts.get(self.next..).unwrap_or(&[]);
-        parts.iter().enumerate().map(move |(i, part)| {
-            let bytes = match *part {
-                Part::Bytes { start, len } => self
-                    .bytes
-                    .get(start..start.saturating_add(len))
-                    .unwrap_or(&[]),
-                Part::Page(number) => pool.buffers().get(number),
-            };
+        parts.iter().enumerate().filter_map(move |(i, part)| {
             let gone = if i == 0 { self.gone } else { 0 };
-            bytes.get(gone..).unwrap_or(&[])
+            let fragment = match *part {
+                Part::Bytes { start, len } => {
+                    let end = start.saturating_add(len);
+                    let bytes = self.bytes.get(start.saturating_add(gone)..end);
+                    return bytes.map(Slice::Bytes);
+                }
+                Part::Header(number) => self.headers.fragment(number),
+                Part::Page(number) => pool.buffers().fragment(number),
+            };
+            fragment.map(|fragment| Slice::Fragment(fragment.skip(gone)))
         })
     }
 
@@ -141,11 +156,11 @@ pub(crate) enum Pumped {
 }
 
 impl Tx {
-    /// No connection.
-    pub(crate) fn new() -> Result<Self> {
+    /// No connection; for pages out of a pool of so many.
+    pub(crate) fn new(copies: usize) -> Result<Self> {
         Ok(Self {
             socket: None,
-            batch: Batch::new()?,
+            batch: Batch::new(copies)?,
             vec: SendVec::new()?,
         })
     }
@@ -233,10 +248,7 @@ impl Lane {
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
                 Some(Outgoing::Load { header }) => batch.push_bytes(&header),
-                Some(Outgoing::Store { header, token }) => {
-                    batch.push_bytes(&header);
-                    batch.push(Part::Page(token));
-                }
+                Some(Outgoing::Store { header, token }) => batch.push_page(token, &header),
                 Some(Outgoing::Free { header, mask }) => {
                     batch.push_bytes(&header);
                     batch.push_bytes(&mask.0);

@@ -14,7 +14,7 @@
     reason = "generated"
 )]
 
-use kernel::bindings::{folio, ftrace_regs, kvec, page, sk_buff, sock, socket};
+use kernel::bindings::{bio_vec, folio, ftrace_regs, kvec, page, sk_buff, sock, socket};
 use kernel::ffi;
 
 include!(env!("MEMSRV_BINDINGS"));

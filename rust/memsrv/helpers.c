@@ -3,6 +3,7 @@
  * C for Rust: inline functions and macros of the kernel under names that bindgen can see, and the
  * socket's set-up, which is macros and bit fields throughout. No decision is taken here.
  */
+#include <linux/bvec.h>
 #include <linux/crc32c.h>
 #include <linux/ftrace.h>
 #include <linux/inet.h>
@@ -415,15 +416,41 @@ void memsrv_sock_poll(struct socket *sock)
 	release_sock(sk);
 }
 
-int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len, bool wait)
+int memsrv_sock_send_all(struct socket *sock, struct kvec *vec, size_t len)
 {
-	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT) };
-	/* A faulting task sends, too: with the socket locked it must not enter reclaim. */
-	unsigned int flags = memalloc_noreclaim_save();
-	int sent = kernel_sendmsg(sock, &msg, vec, n, len);
+	struct msghdr msg = { .msg_flags = MSG_NOSIGNAL };
 
+	return kernel_sendmsg(sock, &msg, vec, 1, len);
+}
+
+/* A faulting task sends, too: with the socket locked it must not enter reclaim. */
+static int send_now(struct socket *sock, struct msghdr *msg, bool more)
+{
+	unsigned int flags = memalloc_noreclaim_save();
+	int sent;
+
+	msg->msg_flags |= MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0);
+	sent = sock_sendmsg(sock, msg);
 	memalloc_noreclaim_restore(flags);
 	return sent;
+}
+
+int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len, bool more)
+{
+	struct msghdr msg = {};
+
+	iov_iter_kvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
+	return send_now(sock, &msg, more);
+}
+
+/* The socket takes references on the pages and copies nothing. */
+int memsrv_sock_splice(struct socket *sock, struct bio_vec *vec, unsigned int n, size_t len,
+		       bool more)
+{
+	struct msghdr msg = { .msg_flags = MSG_SPLICE_PAGES };
+
+	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
+	return send_now(sock, &msg, more);
 }
 
 int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)

@@ -5,6 +5,7 @@
 use super::bindings;
 use super::folio::FolioView;
 use kernel::{
+    bindings as kernel_bindings,
     page::{Page, PAGE_SIZE},
     prelude::*, //
 };
@@ -46,15 +47,101 @@ impl Buffers {
         super::sys::crc32c(slot, self.get(n))
     }
 
-    /// The content of buffer `n`, to be sent.
-    pub(crate) fn get(&self, n: u32) -> &[u8] {
+    fn get(&self, n: u32) -> &[u8] {
         match self.addr(n) {
-            // SAFETY: A whole page that lives as long as the pool. It changes only when its number
-            // was freed and given out anew, which a server can bring about while we still send it
-            // only by acknowledging what it has not received; it then gets a mixture of two pages,
-            // both its own client's, under a checksum that does not fit.
+            // SAFETY: A whole page that lives as long as the pool, whose number the caller has.
             Some(addr) => unsafe { core::slice::from_raw_parts(addr, PAGE_SIZE) },
             None => &[],
         }
+    }
+
+    /// Buffer `n`, to be sent.
+    ///
+    /// The socket keeps the page itself until TCP has it acknowledged. It changes only when its number was freed
+    /// and given out anew. That is when the server has acknowledged the operation, and so, its TCP before it, the
+    /// bytes; or when the connection is given up, whose server then executes nothing of it any more. A
+    /// server that acknowledges what it has not received gets a mixture of two pages, both its own client's,
+    /// under a checksum that does not fit.
+    pub(crate) fn fragment(&self, n: u32) -> Option<Fragment<'_>> {
+        let page = self.pages.get(usize::try_from(n).ok()?)?;
+        Some(Fragment {
+            page,
+            offset: 0,
+            len: PAGE_SIZE,
+        })
+    }
+}
+
+/// Bytes of a page of ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Fragment<'a> {
+    page: &'a Page,
+    offset: usize,
+    len: usize,
+}
+
+impl Fragment<'_> {
+    /// How many bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// All but the first `n` bytes.
+    pub(crate) fn skip(self, n: usize) -> Self {
+        let n = n.min(self.len);
+        Self {
+            offset: self.offset + n,
+            len: self.len - n,
+            ..self
+        }
+    }
+
+    /// As the kernel's vector.
+    pub(super) fn vec(&self) -> kernel_bindings::bio_vec {
+        // Both are a page's size at the most.
+        kernel_bindings::bio_vec {
+            bv_page: self.page.as_ptr(),
+            bv_offset: self.offset as u32,
+            bv_len: self.len as u32,
+        }
+    }
+}
+
+/// What stands before the pages, `N` bytes each (a divisor of a page's), in pages because they are sent as those are.
+pub(crate) struct Headers<const N: usize> {
+    pages: KVVec<Page>,
+}
+
+impl<const N: usize> Headers<N> {
+    /// Makes room for `n`.
+    pub(crate) fn new(n: usize) -> Result<Self> {
+        let n = n.div_ceil(PAGE_SIZE / N);
+        let mut pages = KVVec::with_capacity(n, GFP_KERNEL)?;
+        for _ in 0..n {
+            pages.push(Page::alloc_page(GFP_KERNEL)?, GFP_KERNEL)?;
+        }
+        Ok(Self { pages })
+    }
+
+    /// Header `n`, to be sent; what [`Buffers::fragment`] says of its page holds for it, too.
+    pub(crate) fn fragment(&self, n: u32) -> Option<Fragment<'_>> {
+        let n = usize::try_from(n).ok()?;
+        let page = self.pages.get(n / (PAGE_SIZE / N))?;
+        Some(Fragment {
+            page,
+            offset: n % (PAGE_SIZE / N) * N,
+            len: N,
+        })
+    }
+
+    /// Writes header `n`.
+    pub(crate) fn set(&mut self, n: u32, header: &[u8; N]) {
+        let Some(to) = self.fragment(n) else {
+            return;
+        };
+        // SAFETY: The page is alive while `self` is.
+        let page: *mut u8 = unsafe { bindings::memsrv_page_addr(to.page.as_ptr()) }.cast();
+        // SAFETY: A fragment lies within its page, and `self` is ours alone.
+        unsafe { core::ptr::copy_nonoverlapping(header.as_ptr(), page.add(to.offset), N) };
     }
 }

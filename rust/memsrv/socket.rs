@@ -12,6 +12,7 @@
 //! gives [`SocketOwner::receive`] its `&mut` state.
 
 use super::bindings;
+use super::page::Fragment;
 use core::{
     cell::UnsafeCell,
     net::{IpAddr, SocketAddr}, //
@@ -106,7 +107,7 @@ impl Connection {
             iov_len: bytes.len(),
         };
         // SAFETY: The vector is of one slice, which is only read.
-        let sent = unsafe { bindings::memsrv_sock_send(self.0, &mut vec, 1, bytes.len(), true) };
+        let sent = unsafe { bindings::memsrv_sock_send_all(self.0, &mut vec, bytes.len()) };
         to_result(sent)?;
         if sent as usize == bytes.len() {
             Ok(())
@@ -253,8 +254,19 @@ unsafe impl<T: SocketOwner> Send for Socket<T> {}
 /// The most slices in one [`Socket::send`].
 pub(crate) const MAX_SLICES: usize = 128;
 
+/// Something to be sent.
+pub(crate) enum Slice<'a> {
+    /// Bytes that the socket copies.
+    Bytes(&'a [u8]),
+    /// A part of a page that the socket keeps until TCP has it acknowledged.
+    Fragment(Fragment<'a>),
+}
+
 /// Room for the slices of a send, kept so that it need not stand on the stack of a task in reclaim.
-pub(crate) struct SendVec(KVec<kernel_bindings::kvec>);
+pub(crate) struct SendVec {
+    bytes: KVec<kernel_bindings::kvec>,
+    pages: KVec<kernel_bindings::bio_vec>,
+}
 
 // SAFETY: The pointers in it are used only during `Socket::send`.
 unsafe impl Send for SendVec {}
@@ -262,42 +274,63 @@ unsafe impl Send for SendVec {}
 impl SendVec {
     /// Room for [`MAX_SLICES`].
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self(KVec::with_capacity(MAX_SLICES, GFP_KERNEL)?))
+        Ok(Self {
+            bytes: KVec::with_capacity(MAX_SLICES, GFP_KERNEL)?,
+            pages: KVec::with_capacity(MAX_SLICES, GFP_KERNEL)?,
+        })
     }
 }
 
 impl<T: SocketOwner> Socket<T> {
-    /// Sends as much of the slices, up to [`MAX_SLICES`] of them, as fits, without waiting.
+    /// Sends as much as fits of the slices' first that are of one kind, up to [`MAX_SLICES`] of them, without
+    /// waiting.
     ///
     /// # Errors
     ///
     /// `EAGAIN` when nothing fits now; anything else means that the connection is dead.
     pub(crate) fn send<'a>(
         &self,
-        slices: impl Iterator<Item = &'a [u8]>,
+        slices: impl Iterator<Item = Slice<'a>>,
         vec: &mut SendVec,
     ) -> Result<usize> {
-        vec.0.clear();
+        vec.bytes.clear();
+        vec.pages.clear();
         let mut len = 0usize;
-        for slice in slices.take(MAX_SLICES) {
-            let item = kernel_bindings::kvec {
-                iov_base: slice.as_ptr().cast_mut().cast(),
-                iov_len: slice.len(),
+        let mut more = false;
+        for slice in slices {
+            let pushed = match slice {
+                Slice::Bytes(bytes) if vec.pages.is_empty() => {
+                    let item = kernel_bindings::kvec {
+                        iov_base: bytes.as_ptr().cast_mut().cast(),
+                        iov_len: bytes.len(),
+                    };
+                    vec.bytes
+                        .push_within_capacity(item)
+                        .is_ok()
+                        .then_some(bytes.len())
+                }
+                Slice::Fragment(part) if vec.bytes.is_empty() => vec
+                    .pages
+                    .push_within_capacity(part.vec())
+                    .is_ok()
+                    .then_some(part.len()),
+                _ => None,
             };
-            if vec.0.push_within_capacity(item).is_err() {
+            let Some(pushed) = pushed else {
+                more = true;
                 break;
-            }
-            len += slice.len();
+            };
+            len += pushed;
         }
-        // SAFETY: The vector's slices live during the call and are only read.
-        let sent = unsafe {
-            bindings::memsrv_sock_send(
-                self.connection.0,
-                vec.0.as_mut_ptr(),
-                vec.0.len() as c_uint,
-                len,
-                false,
-            )
+        let sock = self.connection.0;
+        let sent = if vec.pages.is_empty() {
+            let (slices, n) = (vec.bytes.as_mut_ptr(), vec.bytes.len() as c_uint);
+            // SAFETY: The slices live during the call and are only read.
+            unsafe { bindings::memsrv_sock_send(sock, slices, n, len, more) }
+        } else {
+            let (parts, n) = (vec.pages.as_mut_ptr(), vec.pages.len() as c_uint);
+            // SAFETY: The pages live during the call, and the socket takes references; they are only read.
+            unsafe { bindings::memsrv_sock_splice(sock, parts, n, len, more) }
         };
         to_result(sent)?;
         Ok(sent as usize)
