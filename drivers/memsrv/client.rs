@@ -199,19 +199,29 @@ impl SwapHooks for Client {
         }
     }
 
-    fn load(&self, folio: LoadingFolio) {
+    fn load(&self, folio: LoadingFolio) -> u32 {
         let (slot, pages) = (folio.slot(), folio.pages());
         let ours = self.shared.areas.count(slot, pages);
         match self.lane(slot) {
             Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio),
-            Some(lane) if self.shared.config.through => lane.read_from_disk(LoadEntry::new(folio)),
+            Some(lane) if self.shared.config.through => {
+                lane.read_from_disk(LoadEntry::new(folio));
+                0
+            }
             // A large folio that is partly elsewhere was begun before the hooks stood; the kernel
             // keeps to single pages since.
             _ => {
                 self.shared.counters.mixed_loads.add(pages.into());
                 folio.done(false, false);
+                0
             }
         }
+    }
+
+    fn spun(&self, came: bool) {
+        let counters = &self.shared.counters;
+        counters.spins.add(1);
+        counters.spins_won.add(u64::from(came));
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) silence_ms: u64,
     /// After how many milliseconds a load is asked of the other server, too.
     pub(crate) hedge_ms: u64,
+    /// For how many microseconds a load may be waited for without sleeping.
+    pub(crate) spin_us: u32,
     /// Whether the server's copy of a page outlives the page's return.
     pub(crate) keep_clean: bool,
 }
@@ -146,6 +148,7 @@ impl Config {
             load_ms: if through { silence_ms } else { hold_ms },
             silence_ms,
             hedge_ms: u64::from(between("hedge_ms", params::hedge_ms(), 1, 600_000)?),
+            spin_us: between("spin_us", params::spin_us(), 0, 10_000)?,
             keep_clean: params::keep_clean(),
         })
     }

@@ -280,23 +280,37 @@ impl Lane {
         });
     }
 
-    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight.
-    pub(crate) fn load(&self, folio: LoadingFolio) {
-        self.begin_load(folio, true);
+    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. Tells for how many
+    /// microseconds it is worth waiting for it without sleeping.
+    pub(crate) fn load(&self, folio: LoadingFolio) -> u32 {
+        self.begin_load(folio, true).map_or(0, |usual_us| {
+            let most = self.shared.config.spin_us;
+            match u32::try_from(usual_us) {
+                // Twice what is usual, and a little where nothing is known yet.
+                Ok(us) if us <= most && sys::may_spin() => (us * 2 + 20).min(most),
+                _ => 0,
+            }
+        })
     }
 
     /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
     /// wait for.
     pub(crate) fn read_again(&self) {
-        self.unread.again(|folio| self.begin_load(folio, false));
+        self.unread.again(|folio| {
+            self.begin_load(folio, false);
+        });
     }
 
-    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) {
+    /// Returns what a load usually takes, in microseconds, if this one was asked.
+    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) -> Option<u64> {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
         match self.ask(slot, entry, may_wait) {
-            Err(entry) if self.shared.config.through => self.read_from_disk(entry),
+            Err(entry) if self.shared.config.through => {
+                self.read_from_disk(entry);
+                None
+            }
             Err(entry) => {
                 if may_wait {
                     ratelimited!(
@@ -305,20 +319,27 @@ impl Lane {
                     );
                 }
                 self.end_unread(entry.folio);
+                None
             }
-            Ok(outputs) => {
+            Ok((outputs, usual_us)) => {
                 for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
                     if output {
                         self.send(replica);
                     }
                 }
+                Some(usual_us)
             }
         }
     }
 
     /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
-    /// there is something to send to.
-    fn ask(&self, slot: u64, entry: LoadEntry, may_wait: bool) -> Result<[bool; 2], LoadEntry> {
+    /// there is something to send to, and what a load takes of late.
+    fn ask(
+        &self,
+        slot: u64,
+        entry: LoadEntry,
+        may_wait: bool,
+    ) -> Result<([bool; 2], u64), LoadEntry> {
         if self.is_hopeless() {
             return Err(entry);
         }
@@ -345,10 +366,12 @@ impl Lane {
         if asked.is_err() {
             // The engine's table is larger than ours, the run was looked at, and never are both
             // servers behind: not reached.
-            return table.cancel_load(number).map_or(Ok([false; 2]), Err);
+            return table.cancel_load(number).map_or(Ok(([false; 2], 0)), Err);
         }
+        let usual_us = table.counters.usual_load_us();
         self.tell_watch(streams);
-        Ok(Replica::BOTH.map(|replica| streams.has_output(replica)))
+        let outputs = Replica::BOTH.map(|replica| streams.has_output(replica));
+        Ok((outputs, usual_us))
     }
 
     /// Whether nobody is to wait for a server, and none is there.

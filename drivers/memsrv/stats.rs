@@ -72,9 +72,16 @@ pub(crate) struct LaneCounters {
     late_stores: u64,
     store_us: Log2,
     load_us: Log2,
+    /// What loads took of late, in microseconds: each counts for an eighth.
+    usual_load_us: u64,
 }
 
 impl LaneCounters {
+    /// What a load takes these days, in microseconds.
+    pub(crate) fn usual_load_us(&self) -> u64 {
+        self.usual_load_us
+    }
+
     /// A folio's store has ended.
     pub(crate) fn store_ended(&mut self, group: &Group) {
         self.pages_ended(u64::from(group.pages), group.asked_us, group.failed);
@@ -104,8 +111,10 @@ impl LaneCounters {
         match result {
             Ok(()) => {
                 self.loaded_pages += pages;
-                self.load_us
-                    .add(sys::now_us().saturating_sub(entry.asked_us));
+                let us = sys::now_us().saturating_sub(entry.asked_us);
+                self.load_us.add(us);
+                let usual = self.usual_load_us;
+                self.usual_load_us = usual - usual / 8 + us / 8;
             }
             Err(error) => {
                 self.failed_loads += pages;
@@ -168,6 +177,9 @@ pub(crate) struct HookCounters {
     pub(crate) freed_pages: Counter,
     pub(crate) forgotten_pages: Counter,
     pub(crate) mixed_loads: Counter,
+    /// Loads that were waited for without sleeping, and those of them that came in time.
+    pub(crate) spins: Counter,
+    pub(crate) spins_won: Counter,
     pub(crate) disk_reads: Counter,
     pub(crate) leftover_slots: Counter,
 }
@@ -268,6 +280,8 @@ impl Report {
         writeln!(f, "failed_loads_lost {}", sum.lost_loads)?;
         writeln!(f, "failed_loads_checksum {}", sum.bad_checksums)?;
         writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
+        writeln!(f, "spins {}", hooks.spins.get())?;
+        writeln!(f, "spins_won {}", hooks.spins_won.get())?;
         writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;
         writeln!(f, "inflight_stores {}", stores)?;
         writeln!(f, "inflight_loads {}", loads)?;

@@ -14,8 +14,10 @@
 #include <linux/pagemap.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/skbuff.h>
 #include <linux/suspend.h>
 #include <linux/swap.h>
@@ -106,6 +108,32 @@ bool memsrv_folio_trylock(struct folio *folio)
 bool memsrv_folio_unread(struct folio *folio)
 {
 	return folio_test_swapcache(folio) && !folio_test_uptodate(folio);
+}
+
+static bool wanted(void)
+{
+	return need_resched() || !single_task_running();
+}
+
+/* Whether a faulting task may wait for its page without sleeping: nobody else wants its processor, and it
+ * is not in the midst of a readahead, which asks for all its pages under a plug and waits then. */
+bool memsrv_may_spin(void)
+{
+	return !current->plug && !wanted();
+}
+
+/* Waits until the folio is unlocked, but not for longer than that, nor when the processor is wanted. The
+ * page comes by an interrupt, here or on another processor. */
+bool memsrv_spin_on(struct folio *folio, unsigned int us)
+{
+	u64 end = local_clock() + us * NSEC_PER_USEC;
+
+	while (folio_test_locked(folio)) {
+		if (wanted() || local_clock() > end)
+			return false;
+		cpu_relax();
+	}
+	return true;
 }
 
 void memsrv_count_out(unsigned int pages)

@@ -44,6 +44,7 @@ extern unsigned int memsrv_param_store_ms;
 extern unsigned int memsrv_param_hold_ms;
 extern unsigned int memsrv_param_silence_ms;
 extern unsigned int memsrv_param_hedge_ms;
+extern unsigned int memsrv_param_spin_us;
 extern bool memsrv_param_mirror_strict;
 extern bool memsrv_param_keep_clean;
 
@@ -61,6 +62,8 @@ void memsrv_folio_get(struct folio *folio);
 void memsrv_folio_put(struct folio *folio);
 bool memsrv_folio_trylock(struct folio *folio);
 bool memsrv_folio_unread(struct folio *folio);
+bool memsrv_may_spin(void);
+bool memsrv_spin_on(struct folio *folio, unsigned int us);
 void *memsrv_page_addr(struct page *page);
 void memsrv_count_out(unsigned int pages);
 void memsrv_count_in(unsigned int pages);

@@ -76,6 +76,10 @@ number_param!(
     hedge_ms, memsrv_param_hedge_ms, u32
 );
 number_param!(
+    /// `spin_us=`
+    spin_us, memsrv_param_spin_us, u32
+);
+number_param!(
     /// `mirror_strict=`
     mirror_strict, memsrv_param_mirror_strict, bool
 );

@@ -15,6 +15,12 @@ pub(crate) fn now_us() -> u64 {
     unsafe { bindings::memsrv_now_us() }
 }
 
+/// Whether the calling task may wait without sleeping: nobody else wants its processor, and no readahead is under way.
+pub(crate) fn may_spin() -> bool {
+    // SAFETY: No requirements.
+    unsafe { bindings::memsrv_may_spin() }
+}
+
 /// The monotonic clock, in milliseconds.
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1000

@@ -6,7 +6,7 @@ use std::io::BufReader;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use qemu_test_wire::{self as wire, Answer, Ask, Outcome, Row, ToGuest, ToHost};
+use qemu_test_wire::{self as wire, Answer, Ask, Outcome, Row, Samples, ToGuest, ToHost};
 
 /// The harness, as scenarios see it.
 pub struct Host {
@@ -180,6 +180,26 @@ impl Host {
     /// The guest is about to switch itself off: the scenario passes if the server is empty then.
     pub fn expect_end(&mut self) -> Result<()> {
         self.ask(Ask::ExpectEnd).map(drop)
+    }
+
+    /// Starts one of what memsrv is compared with, outside.
+    pub fn start_other(&mut self, other: wire::Other) -> Result<()> {
+        self.ask(Ask::StartOther(other)).map(drop)
+    }
+
+    /// Ends it.
+    pub fn stop_other(&mut self) -> Result<()> {
+        self.ask(Ask::StopOther).map(drop)
+    }
+
+    /// Reports what was measured.
+    pub fn samples(&mut self, who: &str, what: &str, round: usize, values: Vec<u64>) -> Result<()> {
+        self.send(&ToHost::Samples(Samples {
+            who: who.to_owned(),
+            what: what.to_owned(),
+            round,
+            values,
+        }))
     }
 
     /// The server's own status.

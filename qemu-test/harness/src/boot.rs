@@ -202,7 +202,7 @@ fn command(
     command.env("TMPDIR", scratch);
     command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
     command.args(match machine.purpose {
-        Purpose::Test => &["-accel", "tcg,thread=multi"][..],
+        Purpose::Test | Purpose::Bench => &["-accel", "tcg,thread=multi"][..],
         Purpose::Count => &[
             "-accel",
             "tcg,thread=single",

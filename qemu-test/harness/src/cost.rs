@@ -14,7 +14,7 @@ use comfy_table::{CellAlignment, Table};
 use qemu_test_wire::Samples;
 use serde::{Deserialize, Serialize};
 
-use crate::suite::{self, Audience};
+use crate::measure::{self, float};
 use crate::tree::Tree;
 
 /// By how much of itself a ratio may grow.
@@ -40,37 +40,13 @@ struct Kept {
 /// Instructions, by what and whose.
 type Figures = BTreeMap<(String, String), f64>;
 
-#[derive(Default)]
-struct Listener {
-    samples: Vec<Samples>,
-}
-
-impl Audience for Listener {
-    fn note(&mut self, text: &str) {
-        println!("  {text}");
-    }
-
-    fn samples(&mut self, samples: Samples) {
-        self.samples.push(samples);
-    }
-}
-
 /// Measures, shows, and compares; with `update` it keeps what it has measured.
 pub fn run(tree: &Tree, update: bool) -> Result<bool> {
-    let scenario = tree.scenario("cost")?;
-    let mut guest = suite::boot(tree, &scenario.machine, "cost-boot")?;
     println!("counting instructions in a guest with client and server");
-    let logs = tree.logs("cost")?;
-    let mut listener = Listener::default();
-    let verdict = suite::run_one(tree, &mut guest, &scenario, &logs, &mut listener)?;
-    if verdict.usable {
-        guest.power_off()?;
-    }
-    if let Some(error) = verdict.error {
-        println!("bench-cost failed: {error}\nlogs: {}", tree.short(&logs));
+    let Some(samples) = measure::run(tree, "cost")? else {
         return Ok(false);
-    }
-    let figures = figures(&listener.samples);
+    };
+    let figures = figures(&samples);
     let ratios = ratios(&figures)?;
     println!("\n{}", table(&figures));
     let place = kept_place(tree);
@@ -97,7 +73,7 @@ fn kept_place(tree: &Tree) -> PathBuf {
     tree.source("Documentation/benchmarks/cost.json")
 }
 
-/// The median of each fault, the mean of each round's evictions.
+/// The mean of each, without the extremes: a timer's interrupt, or what only the first of many has to do.
 fn figures(samples: &[Samples]) -> Figures {
     let mut all: BTreeMap<(String, String), Vec<u64>> = BTreeMap::new();
     for samples in samples {
@@ -107,30 +83,19 @@ fn figures(samples: &[Samples]) -> Figures {
         values.extend(&samples.values);
     }
     all.into_iter()
-        .map(|(key, mut values)| {
-            values.sort_unstable();
-            let figure = if key.0 == "evict_ns" {
-                mean(&values)
-            } else {
-                values.get(values.len() / 2).copied().map_or(0.0, float)
-            };
-            (key, figure)
-        })
+        .map(|(key, mut values)| (key, trimmed_mean(&mut values)))
         .collect()
 }
 
-fn mean(values: &[u64]) -> f64 {
-    let count = u64::try_from(values.len()).unwrap_or(u64::MAX).max(1);
-    float(values.iter().sum()) / float(count)
-}
-
-/// As a floating-point number; what is measured here is far below 2^53.
-#[expect(
-    clippy::as_conversions,
-    reason = "there is no other way from u64 to f64"
-)]
-fn float(value: u64) -> f64 {
-    value as f64
+/// The mean of all but the twentieth part at either end.
+fn trimmed_mean(values: &mut [u64]) -> f64 {
+    values.sort_unstable();
+    let cut = values.len() / 20;
+    let kept = values
+        .get(cut..values.len().saturating_sub(cut))
+        .unwrap_or_default();
+    let count = u64::try_from(kept.len()).unwrap_or(u64::MAX).max(1);
+    float(kept.iter().sum()) / float(count)
 }
 
 fn figure(figures: &Figures, what: &str, who: &str) -> Option<f64> {
@@ -226,20 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_a_median_and_evictions_a_mean() {
-        let samples = |what: &str, values: &[u64]| Samples {
-            who: OURS.to_owned(),
-            what: what.to_owned(),
-            round: 0,
-            values: values.to_owned(),
-        };
-        let figures = figures(&[
-            samples("fault_ns", &[1, 2]),
-            samples("fault_ns", &[900]),
-            samples("evict_ns", &[1]),
-            samples("evict_ns", &[4]),
-        ]);
-        assert_eq!(figure(&figures, "fault_ns", OURS), Some(2.0));
-        assert_eq!(figure(&figures, "evict_ns", OURS), Some(2.5));
+    fn extremes_do_not_count() {
+        let mut values: Vec<u64> = (0..18).map(|_| 10).chain([0, 1_000_000]).collect();
+        assert_eq!(trimmed_mean(&mut values).to_bits(), 10.0_f64.to_bits());
+        assert_eq!(trimmed_mean(&mut [1, 4]).to_bits(), 2.5_f64.to_bits());
     }
 }

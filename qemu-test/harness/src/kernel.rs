@@ -68,10 +68,10 @@ impl Kernel {
     pub fn parameters(self, purpose: Purpose) -> String {
         let own = match (self, purpose) {
             (_, Purpose::Count) => "sysctl.kernel.hung_task_timeout_secs=0",
-            (Self::Stock, Purpose::Test) => {
+            (Self::Stock, _) => {
                 "sysctl.kernel.hung_task_timeout_secs=300 rcupdate.rcu_cpu_stall_timeout=180"
             }
-            (Self::Debug, Purpose::Test) => {
+            (Self::Debug, _) => {
                 "sysctl.kernel.hung_task_timeout_secs=900 rcupdate.rcu_cpu_stall_timeout=600"
             }
         };

@@ -14,7 +14,10 @@ mod fake;
 mod faults;
 mod initramfs;
 mod kernel;
+mod measure;
+mod micro;
 mod network;
+mod other;
 mod server;
 mod suite;
 mod tree;
@@ -57,6 +60,8 @@ enum Command {
         /// Words.
         filter: Vec<String>,
     },
+    /// Measures how long a page takes, beside others.
+    Bench,
     /// Counts the instructions that a page costs, in a guest with client and server, and compares them with
     /// what is kept in Documentation/benchmarks/cost.json.
     BenchCost {
@@ -97,6 +102,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo { since } => demo::run(&tree, since),
         Command::Test { filter, .. } => suite::run(&tree, &filter),
         Command::Faults { filter } => faults::run(&tree, &filter),
+        Command::Bench => micro::run(&tree),
         Command::BenchCost { update } => cost::run(&tree, update),
         Command::List => Ok(true),
     }

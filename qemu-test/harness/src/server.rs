@@ -13,6 +13,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use crate::damage;
 use crate::fake::FakeServer;
 use crate::network;
+use crate::other::Running;
 use crate::tree::Tree;
 
 /// What answers at the server's address during one scenario. All of it ends with the value.
@@ -25,6 +26,7 @@ pub struct Outside<'a> {
     /// One that runs on and is not meant.
     spare: Option<Child>,
     fake: Option<FakeServer>,
+    other: Option<Running>,
     link_down: bool,
     /// The address that is taken away, if one is.
     unreachable: Option<&'static str>,
@@ -42,6 +44,7 @@ impl<'a> Outside<'a> {
             mirror: false,
             spare: None,
             fake: None,
+            other: None,
             link_down: false,
             unreachable: None,
             guest_ends: false,
@@ -90,6 +93,11 @@ impl<'a> Outside<'a> {
                 let spare = self.spare.take();
                 self.spare = std::mem::replace(self.server(), spare);
             }
+            Ask::StartOther(other) => {
+                self.other = None;
+                self.other = Some(Running::start(self.tree, other, &self.logs)?);
+            }
+            Ask::StopOther => self.other = None,
             Ask::ExpectEnd => self.guest_ends = true,
             Ask::Reach { on } => {
                 network::address(if on { "add" } else { "delete" }, self.host())?;

@@ -45,6 +45,8 @@ pub struct Machine {
 pub enum Purpose {
     /// To find out what is right.
     Test,
+    /// To find out how long something takes, beside others.
+    Bench,
     /// To find out what something costs: its clock counts the instructions of its one processor (a nanosecond
     /// each), and jumps ahead where there is nothing to do, so that times repeat whatever the host does. What
     /// waits for the host, such as a disk, takes no time, or any.
@@ -192,6 +194,10 @@ pub enum Ask {
     ServerStatus,
     /// Listen in its place with something that is no memory server.
     FakeServer(Fake),
+    /// Start one of what memsrv is compared with; it ends with the scenario, or when another one is started.
+    StartOther(Other),
+    /// End it.
+    StopOther,
     /// The guest switches itself off; the scenario passes if the server holds nothing afterwards.
     ExpectEnd,
     /// The server can no longer be reached, or can again: as if its own cable were pulled.
@@ -204,6 +210,27 @@ pub enum Ask {
         /// Up, or down.
         up: bool,
     },
+}
+
+/// What memsrv is compared with, outside the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Other {
+    /// The `pong` program of the agent.
+    Pong,
+    /// nbdkit with its memory plugin.
+    Nbdkit,
+}
+
+impl Other {
+    /// Its port.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Pong => 7171,
+            Self::Nbdkit => 10809,
+        }
+    }
 }
 
 /// What a listener that is no memory server does.

@@ -11,7 +11,6 @@
 
 mod awaits;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
@@ -87,7 +86,7 @@ pub struct Ended;
 
 #[derive(Default)]
 struct Shard {
-    clusters: HashMap<u64, Box<Cluster>>,
+    clusters: foldhash::HashMap<u64, Box<Cluster>>,
     pages: u64,
     ended: bool,
 }

@@ -7,7 +7,7 @@
 //! timer is the nearest deadline: of a connection that has not said who it is, or that is to end, or whose mirror owes
 //! something.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +76,7 @@ pub struct Worker {
     poll: Poll,
     mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
-    conns: HashMap<Token, Conn>,
+    conns: foldhash::HashMap<Token, Conn>,
     /// Connections with something to do, in the order of their turns.
     queue: VecDeque<Token>,
     /// Connections that wait for the log.
@@ -84,7 +84,7 @@ pub struct Worker {
     /// Of connections, and under their mirrors' tokens of those.
     deadlines: BTreeSet<(Instant, Token)>,
     /// Last words to the mirror, each with the place of the connection that it was for.
-    partings: HashMap<Token, (Parting, Arc<Place>)>,
+    partings: foldhash::HashMap<Token, (Parting, Arc<Place>)>,
     hello_timeout: Duration,
     next: usize,
     buffers: Buffers,
@@ -111,11 +111,11 @@ impl Worker {
             poll,
             mailbox: mailbox.clone(),
             shared,
-            conns: HashMap::new(),
+            conns: Default::default(),
             queue: VecDeque::new(),
             waiting: HashSet::new(),
             deadlines: BTreeSet::new(),
-            partings: HashMap::new(),
+            partings: Default::default(),
             hello_timeout,
             next: 0,
             buffers: Buffers::default(),

@@ -90,6 +90,11 @@ impl<'a> Guest<'a> {
                 }
             }
         }
+        self.load_module(&parameters)
+    }
+
+    /// insmod memsrv.ko with these parameters only; it must load.
+    pub fn load_module(&mut self, parameters: &str) -> Result<()> {
         let mut log = vm::Log::from_now()?;
         module::insmod(parameters.trim())?.with_context(|| {
             let said = log.lines().unwrap_or_default().join(" | ");

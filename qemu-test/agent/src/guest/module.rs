@@ -72,6 +72,13 @@ pub fn rmmod() -> Result<(), Errno> {
     rustix::system::delete_module(c"memsrv", libc::O_NONBLOCK)
 }
 
+/// Unloads another module.
+pub fn unload(name: &str) -> Result<()> {
+    let c_name = CString::new(name).context("a module's name with a zero byte")?;
+    rustix::system::delete_module(&c_name, libc::O_NONBLOCK)
+        .with_context(|| format!("unloading {name}"))
+}
+
 /// Whether memsrv is loaded.
 pub fn is_loaded() -> bool {
     Path::new("/sys/module/memsrv").exists()

@@ -59,6 +59,8 @@ enum Kind {
     Usual,
     /// 512 MiB of RAM, else as usual.
     Large,
+    /// For measuring time: a gigabyte of RAM, so that only what is measured is short.
+    Measuring,
     /// For counting instructions: much RAM, so that only what is measured is short, and one processor.
     Counting,
 }
@@ -70,7 +72,7 @@ impl Kind {
                 Self::Small => 128,
                 Self::Usual => 256,
                 Self::Large => 512,
-                Self::Counting => 1024,
+                Self::Measuring | Self::Counting => 1024,
             },
             cpus: match self {
                 Self::Counting => 1,
@@ -78,6 +80,7 @@ impl Kind {
             },
             swap_mib: vec![1024, 256],
             purpose: match self {
+                Self::Measuring => Purpose::Bench,
                 Self::Counting => Purpose::Count,
                 _ => Purpose::Test,
             },
@@ -126,9 +129,9 @@ impl Entry {
         }
     }
 
-    const fn count(name: &'static str, about: &'static str, run: Scene) -> Self {
+    const fn measure(machine: Kind, name: &'static str, about: &'static str, run: Scene) -> Self {
         Self {
-            machine: Kind::Counting,
+            machine,
             in_test: false,
             ..Self::new(name, about, run)
         }
@@ -541,7 +544,15 @@ const TABLE: &[Entry] = &[
         figures::mirror,
     )
     .within(1800),
-    Entry::count(
+    Entry::measure(
+        Kind::Measuring,
+        "micro",
+        "a part of `make bench`: how long a page takes",
+        bench::micro,
+    )
+    .within(1800),
+    Entry::measure(
+        Kind::Counting,
         "cost",
         "what `make bench-cost` runs: instructions for a page",
         bench::cost,

@@ -2,6 +2,7 @@
 //! With whom memsrv is compared, each as something that can be swapped to.
 
 use anyhow::Result;
+use qemu_test_wire::{Other, HOST_ADDRESS, SERVER_PORT};
 
 use super::server::Server;
 use crate::guest::{module, program, Guest, Swap};
@@ -9,6 +10,8 @@ use crate::SELF;
 
 /// What a contender can hold, and its swap area: much more than is away at any time.
 const ROOM_MIB: u32 = 256;
+/// This machine.
+const HERE: &str = "127.0.0.1";
 
 /// Who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +24,19 @@ pub enum Contender {
     Brd,
 }
 
+/// Where the servers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this machine.
+    Here,
+    /// On the host.
+    Outside,
+}
+
 /// A contender that is swapped to.
 pub struct Running {
     who: Contender,
+    place: Place,
     swap: Swap,
     server: Option<Server>,
 }
@@ -38,36 +51,58 @@ impl Contender {
         }
     }
 
-    /// Begins to swap to it, its server in this machine.
-    pub fn begin(self, guest: &mut Guest) -> Result<Running> {
-        let room = format!("{ROOM_MIB}M");
-        let (swap, server) = match self {
+    /// Begins to swap to it.
+    pub fn begin(self, guest: &mut Guest, place: Place) -> Result<Running> {
+        let server = self.serve(guest, place)?;
+        let host = match place {
+            Place::Here => HERE,
+            Place::Outside => HOST_ADDRESS,
+        };
+        let swap = match self {
             Self::Memsrv => {
-                let address = "127.0.0.1:7170";
-                let words = ["/memsrvd", "--listen", address, "--capacity", &room];
-                let server = Server::start(false, &words, address)?;
                 let swap = Swap::on(0, 10)?;
-                guest.insmod("server=127.0.0.1")?;
-                (swap, Some(server))
+                guest.load_module(&format!("server={host}"))?;
+                swap
             }
             Self::Nbd => {
                 module::load_list("nbd", "")?;
-                let words = ["/usr/bin/nbdkit", "-f", "-i", "127.0.0.1", "memory", &room];
-                let server = Server::start(true, &words, "127.0.0.1:10809")?;
-                let words = ["/usr/sbin/nbd-client", "127.0.0.1", "10809", "/dev/nbd0"];
-                program::run(None, &[&words[..], &["-b", "4096", "-C", "1"]].concat())?;
-                (Swap::on_disk("nbd0", 10)?, Some(server))
+                let port = Other::Nbdkit.port().to_string();
+                let words = ["/usr/sbin/nbd-client", host, &port, "/dev/nbd0", "-C", "1"];
+                program::run(None, &[&words[..], &["-b", "4096"]].concat())?;
+                Swap::on_disk("nbd0", 10)?
             }
             Self::Brd => {
                 module::load_list("brd", &format!("rd_nr=1 rd_size={}", ROOM_MIB * 1024))?;
-                (Swap::on_disk("ram0", 10)?, None)
+                Swap::on_disk("ram0", 10)?
             }
         };
         Ok(Running {
             who: self,
+            place,
             swap,
             server,
         })
+    }
+
+    /// Starts its server, if it has one.
+    fn serve(self, guest: &mut Guest, place: Place) -> Result<Option<Server>> {
+        let room = format!("{ROOM_MIB}M");
+        match (self, place) {
+            (Self::Brd, _) => {}
+            (Self::Memsrv, Place::Outside) => guest.host.start_server(&room)?,
+            (Self::Nbd, Place::Outside) => guest.host.start_other(Other::Nbdkit)?,
+            (Self::Memsrv, Place::Here) => {
+                let address = format!("{HERE}:{SERVER_PORT}");
+                let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
+                return Server::start(false, &words, &address).map(Some);
+            }
+            (Self::Nbd, Place::Here) => {
+                let address = format!("{HERE}:{}", Other::Nbdkit.port());
+                let words = ["/usr/bin/nbdkit", "-f", "-i", HERE, "memory", &room];
+                return Server::start(true, &words, &address).map(Some);
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -75,21 +110,42 @@ impl Running {
     /// Ends it, and everything of it.
     pub fn end(self, guest: &mut Guest) -> Result<()> {
         self.swap.off()?;
+        let outside = self.place == Place::Outside;
         match self.who {
-            Contender::Memsrv => guest.rmmod()?,
+            Contender::Memsrv => {
+                guest.rmmod()?;
+                if outside {
+                    guest.host.stop_server()?;
+                }
+            }
             Contender::Nbd => {
                 program::run(None, &["/usr/sbin/nbd-client", "-d", "/dev/nbd0"])?;
+                if outside {
+                    guest.host.stop_other()?;
+                }
             }
-            Contender::Brd => {}
+            // Its memory is kept until it goes.
+            Contender::Brd => module::unload("brd")?,
         }
         drop(self.server);
         Ok(())
     }
 }
 
-/// The floor: pings between two programs of this machine.
-pub fn floor(rounds: usize) -> Result<Vec<u64>> {
-    let address = "127.0.0.1:7171";
-    let _server = Server::start(false, &[SELF, "pong", address], address)?;
-    crate::pong::ping(address, rounds)
+/// The floor: so many pings.
+pub fn floor(guest: &mut Guest, place: Place, pings: usize) -> Result<Vec<u64>> {
+    let port = Other::Pong.port();
+    match place {
+        Place::Here => {
+            let address = format!("{HERE}:{port}");
+            let _server = Server::start(false, &[SELF, "pong", &address], &address)?;
+            crate::pong::ping(&address, pings)
+        }
+        Place::Outside => {
+            guest.host.start_other(Other::Pong)?;
+            let ns = crate::pong::ping(&format!("{HOST_ADDRESS}:{port}"), pings)?;
+            guest.host.stop_other()?;
+            Ok(ns)
+        }
+    }
 }

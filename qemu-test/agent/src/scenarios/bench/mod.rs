@@ -3,6 +3,9 @@
 
 mod contender;
 mod cost;
+mod evict;
+mod micro;
 mod server;
 
 pub use cost::cost;
+pub use micro::micro;

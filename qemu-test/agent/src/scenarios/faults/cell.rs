@@ -82,7 +82,7 @@ impl Cell {
         match self.machine() {
             Kind::Small => (3072, 6, 10240),
             Kind::Usual => (4096, 8, 0),
-            Kind::Large | Kind::Counting => (6144, 12, 0),
+            Kind::Large | Kind::Measuring | Kind::Counting => (6144, 12, 0),
         }
     }
 }

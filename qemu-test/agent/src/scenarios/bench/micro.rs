@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! How long a page takes: faults one by one, and evictions, beside others and the floor, in turns.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+
+use super::contender::{self, Contender, Place};
+use super::evict::evict;
+use crate::guest::ordered::Ordered;
+use crate::guest::{vm, Guest};
+use crate::touch::Touched;
+
+/// How often each is measured, in turns.
+const ROUNDS: usize = 5;
+/// Pages of the program that is evicted: 32 MiB.
+const PAGES: usize = 8192;
+/// How many of them are faulted in, one by one.
+const FAULTS: usize = 1024;
+
+/// How often it is looked whether all is written.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Faults one by one and evictions.
+pub fn micro(guest: &mut Guest) -> Result<()> {
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    for round in 0..ROUNDS {
+        let pings = contender::floor(guest, Place::Outside, FAULTS)?;
+        guest.host.samples("ping-pong", "fault_ns", round, pings)?;
+        for who in [Contender::Memsrv, Contender::Nbd, Contender::Brd] {
+            one(guest, who, round).with_context(|| format!("{}, round {round}", who.name()))?;
+        }
+        guest
+            .host
+            .note(format!("round {} of {ROUNDS}", round + 1))?;
+    }
+    Ok(())
+}
+
+fn one(guest: &mut Guest, who: Contender, round: usize) -> Result<()> {
+    let running = who.begin(guest, Place::Outside)?;
+    let cgroup = guest.cgroup(&format!("micro-{}-{round}", who.name()), 0)?;
+    let mut program = Ordered::start(&cgroup, "touch", &[PAGES.to_string()])?;
+    program.perform::<Touched>("fill")?;
+    let evicted = evict(&cgroup, PAGES, LOOK)?;
+    let ns = evicted.ns / evicted.pages;
+    guest
+        .host
+        .samples(who.name(), "evict_ns", round, vec![ns])?;
+    let touched: Touched = program.perform(&format!("random {FAULTS}"))?;
+    ensure!(touched.wrong == 0, "{} pages are wrong", touched.wrong);
+    guest
+        .host
+        .samples(who.name(), "fault_ns", round, touched.ns)?;
+    program.end()?;
+    running.end(guest)
+}

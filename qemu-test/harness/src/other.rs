@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What memsrv is compared with, outside the guest: Debian's own programs, run in the tree that the guest's root
+//! was made of.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use qemu_test_wire::{self as wire, Other};
+
+use crate::tree::Tree;
+
+/// What they may hold.
+const ROOM: &str = "1G";
+
+/// One of them; it is killed when the value goes.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts it and waits until it takes connections.
+    pub fn start(tree: &Tree, other: Other, logs: &Path) -> Result<Self> {
+        let port = other.port().to_string();
+        let address = format!("{}:{port}", wire::HOST_ADDRESS);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        match other {
+            Other::Pong => {
+                command
+                    .arg(tree.file("qemu-test-agent")?)
+                    .args(["pong", &address]);
+            }
+            Other::Nbdkit => {
+                command.arg("chroot").arg(tree.file("guest-root")?);
+                command.args([
+                    "/usr/bin/nbdkit",
+                    "-f",
+                    "-i",
+                    wire::HOST_ADDRESS,
+                    "-p",
+                    &port,
+                ]);
+                command.args(["memory", ROOM]);
+            }
+        }
+        let log = File::create(logs.join(format!("{other:?}.log").to_lowercase()))
+            .context("making a log")?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {other:?} by setpriv"))?;
+        let mut running = Self(child);
+        let address: SocketAddr = address.parse().context("an address")?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(address).is_err() {
+            if let Some(status) = running.0.try_wait().context("waiting for it")? {
+                bail!(
+                    "{other:?} ended at once: {status}; see {}",
+                    tree.short(logs)
+                );
+            }
+            ensure!(Instant::now() < deadline, "{other:?} does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already ended is no error here.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
