@@ -159,3 +159,31 @@ pub fn reload(guest: &mut Guest) -> Result<()> {
     guest.expect_server_pages(0)?;
     guest.host.stop_server()
 }
+
+/// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
+pub fn spinning(guest: &mut Guest) -> Result<()> {
+    for (parameters, spins) in [("spin_us=10000", true), ("spin_us=0", false)] {
+        let disk = begin(guest, ROOMY, parameters)?;
+        let spec = small(PAGES, 18);
+        let (cgroup, mut filler) = evicted(guest, "spinning", spec)?;
+        vm::set_sysctl("vm/page-cluster", "0")?;
+        filler.expect_right("shuffled")?;
+        let alone = guest.stat("spins")?;
+        ensure!(
+            (alone > 0) == spins,
+            "{parameters}: {alone} faults were waited for without sleeping"
+        );
+        ensure!(guest.stat("spins_won")? <= alone, "more came than spun");
+        filler.perform("rewrite")?;
+        evict_all(&cgroup, &spec)?;
+        vm::set_sysctl("vm/page-cluster", "3")?;
+        filler.verify()?;
+        guest
+            .figures
+            .insert(format!("spins of {parameters}"), alone);
+        filler.end()?;
+        end(guest, &disk)?;
+        cgroup.remove()?;
+    }
+    Ok(())
+}

@@ -224,6 +224,11 @@ const TABLE: &[Entry] = &[
         "readable while it runs; vmstat agrees",
         basic::statistics,
     ),
+    Entry::new(
+        "spinning",
+        "faults that are waited for without sleeping",
+        basic::spinning,
+    ),
     Entry::new("reload", "insmod and rmmod twenty times", basic::reload).within(300),
     Entry::new("huge", "2 MiB folios out and in", kinds::huge),
     Entry::new("large", "64 KiB folios out and in", kinds::large),
