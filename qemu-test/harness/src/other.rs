@@ -32,16 +32,11 @@ impl Running {
                     .arg(tree.file("qemu-test-agent")?)
                     .args(["pong", &address]);
             }
-            Other::Nbdkit => {
+            Other::Nbdkit | Other::NbdkitOneThread => {
+                let threads = if other == Other::Nbdkit { "16" } else { "1" };
+                let words = ["-f", "-t", threads, "-i", wire::HOST_ADDRESS, "-p", &port];
                 command.arg("chroot").arg(tree.file("guest-root")?);
-                command.args([
-                    "/usr/bin/nbdkit",
-                    "-f",
-                    "-i",
-                    wire::HOST_ADDRESS,
-                    "-p",
-                    &port,
-                ]);
+                command.arg("/usr/bin/nbdkit").args(words);
                 command.args(["memory", ROOM]);
             }
         }

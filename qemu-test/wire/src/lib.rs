@@ -220,6 +220,8 @@ pub enum Other {
     Pong,
     /// nbdkit with its memory plugin.
     Nbdkit,
+    /// The same with one thread.
+    NbdkitOneThread,
 }
 
 impl Other {
@@ -228,7 +230,7 @@ impl Other {
     pub fn port(self) -> u16 {
         match self {
             Self::Pong => 7171,
-            Self::Nbdkit => 10809,
+            Self::Nbdkit | Self::NbdkitOneThread => 10809,
         }
     }
 }

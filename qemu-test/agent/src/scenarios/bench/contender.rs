@@ -18,8 +18,10 @@ const HERE: &str = "127.0.0.1";
 pub enum Contender {
     /// Ours.
     Memsrv,
-    /// The kernel's nbd with nbdkit's memory plugin, one connection.
+    /// The kernel's nbd with nbdkit's memory plugin, one connection, and nbdkit's usual 16 threads.
     Nbd,
+    /// The same with one thread: the least work for a single request, whoever waits behind it.
+    NbdOneThread,
     /// The kernel's RAM disk: the local bound.
     Brd,
 }
@@ -42,11 +44,15 @@ pub struct Running {
 }
 
 impl Contender {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Memsrv, Self::Nbd, Self::NbdOneThread, Self::Brd];
+
     /// Its name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memsrv => "memsrv",
             Self::Nbd => "nbd",
+            Self::NbdOneThread => "nbd -t1",
             Self::Brd => "brd",
         }
     }
@@ -64,7 +70,7 @@ impl Contender {
                 guest.load_module(&format!("server={host}"))?;
                 swap
             }
-            Self::Nbd => {
+            Self::Nbd | Self::NbdOneThread => {
                 module::load_list("nbd", "")?;
                 let port = Other::Nbdkit.port().to_string();
                 let words = ["/usr/sbin/nbd-client", host, &port, "/dev/nbd0", "-C", "1"];
@@ -91,14 +97,19 @@ impl Contender {
             (Self::Brd, _) => {}
             (Self::Memsrv, Place::Outside) => guest.host.start_server(&room)?,
             (Self::Nbd, Place::Outside) => guest.host.start_other(Other::Nbdkit)?,
+            (Self::NbdOneThread, Place::Outside) => {
+                guest.host.start_other(Other::NbdkitOneThread)?;
+            }
             (Self::Memsrv, Place::Here) => {
                 let address = format!("{HERE}:{SERVER_PORT}");
                 let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
                 return Server::start(false, &words, &address).map(Some);
             }
-            (Self::Nbd, Place::Here) => {
+            (Self::Nbd | Self::NbdOneThread, Place::Here) => {
                 let address = format!("{HERE}:{}", Other::Nbdkit.port());
-                let words = ["/usr/bin/nbdkit", "-f", "-i", HERE, "memory", &room];
+                let threads = if self == Self::Nbd { "16" } else { "1" };
+                let words = ["/usr/bin/nbdkit", "-f", "-t", threads, "-i", HERE];
+                let words = [&words[..], &["memory", &room]].concat();
                 return Server::start(true, &words, &address).map(Some);
             }
         }
@@ -118,7 +129,7 @@ impl Running {
                     guest.host.stop_server()?;
                 }
             }
-            Contender::Nbd => {
+            Contender::Nbd | Contender::NbdOneThread => {
                 program::run(None, &["/usr/sbin/nbd-client", "-d", "/dev/nbd0"])?;
                 if outside {
                     guest.host.stop_other()?;

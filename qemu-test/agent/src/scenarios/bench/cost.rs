@@ -29,7 +29,7 @@ pub fn cost(guest: &mut Guest) -> Result<()> {
     for round in 0..ROUNDS {
         let pings = contender::floor(guest, Place::Here, FAULTS)?;
         guest.host.samples("ping-pong", "fault_ns", round, pings)?;
-        for who in [Contender::Memsrv, Contender::Nbd, Contender::Brd] {
+        for who in Contender::ALL {
             one(guest, who, round).with_context(|| format!("{}, round {round}", who.name()))?;
         }
         guest
