@@ -218,7 +218,10 @@ impl SwapHooks for Client {
         }
     }
 
-    fn spun(&self, came: bool) {
+    fn spun(&self, slot: u64, came: bool) {
+        if let Some(lane) = self.lane(slot) {
+            lane.spin.ended(came);
+        }
         let counters = &self.shared.counters;
         counters.spins.add(1);
         counters.spins_won.add(u64::from(came));

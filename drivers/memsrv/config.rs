@@ -17,7 +17,7 @@ const DEFAULT_CONNECTIONS: u32 = 4;
 /// The most pages in flight unless more are asked for (32 MiB), and the least: two huge pages.
 const DEFAULT_INFLIGHT: (u64, u64) = (1024, 8192);
 
-/// The most entries in all connections' tables, of about 150 bytes each.
+/// The most entries in all connections' tables, of about 180 bytes each.
 const MAX_TABLES: u64 = 1 << 19;
 
 /// The most pages that may be in flight: 256 MiB.

@@ -33,6 +33,7 @@ use super::platform::{
 use super::protocol::Slot;
 use super::refill::Source;
 use super::shared::Shared;
+use super::spin::Spin;
 use super::stats::LaneCounters;
 use super::table::{LoadEntry, Table};
 use super::unread::Unread;
@@ -84,6 +85,8 @@ pub(crate) struct Lane {
     pub(crate) number: u16,
     #[pin]
     pub(crate) state: SpinLockIrq<State>,
+    /// Whether loads are worth being waited for without sleeping.
+    pub(crate) spin: Spin,
     /// How many copies would set a bit when they are acknowledged: written under the lock, read without.
     pub(crate) attached: Atomic<usize>,
     /// Loads wait here for an entry.
@@ -158,16 +161,18 @@ impl Lane {
             turns: 0,
         };
         let copies = usize::try_from(copies)?;
+        let mirror_copies = shared.config.mirror.map_or(0, |_| copies);
         Arc::pin_init(
             try_pin_init!(Self {
                 shared,
                 number,
                 state <- new_spinlock_irq!(state),
+                spin: Spin::new(),
                 attached: Atomic::new(0),
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
                 primary <- Part::new(copies)?,
-                mirror <- Part::new(copies)?,
+                mirror <- Part::new(mirror_copies)?,
             }),
             GFP_KERNEL,
         )
@@ -283,14 +288,14 @@ impl Lane {
     /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. Tells for how many
     /// microseconds it is worth waiting for it without sleeping.
     pub(crate) fn load(&self, folio: LoadingFolio) -> u32 {
-        self.begin_load(folio, true).map_or(0, |usual_us| {
-            let most = self.shared.config.spin_us;
-            match u32::try_from(usual_us) {
+        let most = self.shared.config.spin_us;
+        match self.begin_load(folio, true).map(u32::try_from) {
+            Some(Ok(usual_us)) if usual_us <= most && sys::may_spin() => {
                 // Twice what is usual, and a little where nothing is known yet.
-                Ok(us) if us <= most && sys::may_spin() => (us * 2 + 20).min(most),
-                _ => 0,
+                self.spin.budget((usual_us * 2 + 20).min(most))
             }
-        })
+            _ => 0,
+        }
     }
 
     /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
@@ -368,7 +373,13 @@ impl Lane {
             // servers behind: not reached.
             return table.cancel_load(number).map_or(Ok(([false; 2], 0)), Err);
         }
-        let usual_us = table.counters.usual_load_us();
+        // Who has to wait for a connection waits long.
+        let up = Replica::BOTH.into_iter().any(|r| self.part(r).is_up());
+        let usual_us = if up {
+            table.counters.usual_load_us()
+        } else {
+            u64::MAX
+        };
         self.tell_watch(streams);
         let outputs = Replica::BOTH.map(|replica| streams.has_output(replica));
         Ok((outputs, usual_us))

@@ -34,6 +34,7 @@ mod relay;
 mod rx;
 mod session;
 mod shared;
+mod spin;
 mod standings;
 mod stats;
 mod table;

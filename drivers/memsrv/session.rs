@@ -478,17 +478,19 @@ impl Link {
             "{self}: {why}; connecting to {} anew\n",
             self.server()
         );
-        self.drop_connection();
+        self.drop_connection(false);
         session.blocked = false;
         session.back_off();
     }
 
-    /// Takes the connection away from everybody; `None` if there is none.
-    fn drop_connection(&self) -> Option<Connection> {
+    /// Takes the connection away from everybody, and closes it or returns it; `None` if there is none.
+    fn drop_connection(&self, keep: bool) -> Option<Connection> {
         self.part().up.store(false, Relaxed);
         // As in `connect`.
         let mut tx = self.part().tx.lock();
         let (connection, rx) = tx.reset(None)?.detach();
+        // Closed before its pages are anybody's again: what TCP still had to send of them goes with it.
+        let connection = Some(connection).filter(|_| keep);
         self.lane.change(|state| {
             rx.end(&mut state.table);
             if self.replica == Replica::Primary {
@@ -503,7 +505,7 @@ impl Link {
             self.attached(state, None);
         });
         drop(tx);
-        Some(connection)
+        connection
     }
 
     /// rmmod, or the machine's end: the last frees, and BYE from the last link; then the connection is
@@ -524,12 +526,15 @@ impl Link {
                 break;
             }
         }
-        let connection = self.drop_connection();
-        // With the disk behind it the module may go with loads under way.
+        // The threads are stopped from the last to the first. With the disk behind it the module may go with
+        // stores under way; the server learns of that by the end of the connection.
+        let last = self.lane.number == 0;
+        let says_bye = last && self.lane.state.lock().streams.stores_in_flight() == 0;
+        let connection = self.drop_connection(says_bye);
+        // And with loads.
         self.expire(0);
         if let Some(connection) = connection {
-            // The threads are stopped from the last to the first.
-            if self.lane.number == 0 && connection.send_all(&Message::Bye.encode()).is_ok() {
+            if connection.send_all(&Message::Bye.encode()).is_ok() {
                 // The server closes when it has read it.
                 let mut end = [0u8; 1];
                 let _ = connection.receive_exact(&mut end);

@@ -23,6 +23,9 @@ use kernel::{
 /// Buckets of a histogram: the last takes all from 2^30 microseconds on.
 const BUCKETS: usize = 32;
 
+/// The longest load that counts as such for what is usual, in microseconds.
+const LONG_US: u64 = 10_000;
+
 /// Latencies: bucket `i` counts those of 2^(i-1) to 2^i - 1 microseconds, bucket 0 those below one.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Log2([u64; BUCKETS]);
@@ -114,7 +117,8 @@ impl LaneCounters {
                 let us = sys::now_us().saturating_sub(entry.asked_us);
                 self.load_us.add(us);
                 let usual = self.usual_load_us;
-                self.usual_load_us = usual - usual / 8 + us / 8;
+                // What is longer is too long, whatever it is, and soon forgotten.
+                self.usual_load_us = usual - usual / 8 + us.min(LONG_US) / 8;
             }
             Err(error) => {
                 self.failed_loads += pages;

@@ -210,14 +210,16 @@ impl Lane {
                     return Pumped::Idle;
                 }
             }
-            match socket.send(batch.slices(&self.shared.pool), vec) {
-                Ok(n) => batch.advance(n),
-                Err(error) if error == EAGAIN => return Pumped::Blocked,
-                Err(_) => {
-                    let part = self.part(replica);
-                    part.up.store(false, Relaxed);
-                    part.bell.ring(event::BROKEN);
-                    return Pumped::Blocked;
+            while !batch.is_empty() {
+                match socket.send(batch.slices(&self.shared.pool), vec) {
+                    Ok(n) => batch.advance(n),
+                    Err(error) if error == EAGAIN => return Pumped::Blocked,
+                    Err(_) => {
+                        let part = self.part(replica);
+                        part.up.store(false, Relaxed);
+                        part.bell.ring(event::BROKEN);
+                        return Pumped::Blocked;
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@
 #include <linux/kthread.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/mmap_lock.h>
 #include <linux/oom.h>
 #include <linux/pagemap.h>
 #include <linux/random.h>
@@ -110,16 +111,19 @@ bool memsrv_folio_unread(struct folio *folio)
 	return folio_test_swapcache(folio) && !folio_test_uptodate(folio);
 }
 
+/* Whether somebody waits for what a task has that waits for its page: the processor; the address space,
+ * which it would give up if it slept; its own end. */
 static bool wanted(void)
 {
-	return need_resched() || !single_task_running();
+	return need_resched() || !single_task_running() || fatal_signal_pending(current) ||
+	       mmap_lock_is_contended(current->mm);
 }
 
-/* Whether a faulting task may wait for its page without sleeping: nobody else wants its processor, and it
- * is not in the midst of a readahead, which asks for all its pages under a plug and waits then. */
+/* Whether a faulting task may wait for its page without sleeping. Not in the midst of a readahead, which asks
+ * for all its pages under a plug and waits then. */
 bool memsrv_may_spin(void)
 {
-	return !current->plug && !wanted();
+	return !current->plug && !(current->flags & PF_KTHREAD) && current->mm && !wanted();
 }
 
 /* Waits until the folio is unlocked, but not for longer than that, nor when the processor is wanted. The
@@ -452,33 +456,32 @@ int memsrv_sock_send_all(struct socket *sock, struct kvec *vec, size_t len)
 }
 
 /* A faulting task sends, too: with the socket locked it must not enter reclaim. */
-static int send_now(struct socket *sock, struct msghdr *msg, bool more)
+static int send_now(struct socket *sock, struct msghdr *msg)
 {
 	unsigned int flags = memalloc_noreclaim_save();
 	int sent;
 
-	msg->msg_flags |= MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0);
+	msg->msg_flags |= MSG_NOSIGNAL | MSG_DONTWAIT;
 	sent = sock_sendmsg(sock, msg);
 	memalloc_noreclaim_restore(flags);
 	return sent;
 }
 
-int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len, bool more)
+int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len)
 {
 	struct msghdr msg = {};
 
 	iov_iter_kvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
-	return send_now(sock, &msg, more);
+	return send_now(sock, &msg);
 }
 
 /* The socket takes references on the pages and copies nothing. */
-int memsrv_sock_splice(struct socket *sock, struct bio_vec *vec, unsigned int n, size_t len,
-		       bool more)
+int memsrv_sock_splice(struct socket *sock, struct bio_vec *vec, unsigned int n, size_t len)
 {
 	struct msghdr msg = { .msg_flags = MSG_SPLICE_PAGES };
 
 	iov_iter_bvec(&msg.msg_iter, ITER_SOURCE, vec, n, len);
-	return send_now(sock, &msg, more);
+	return send_now(sock, &msg);
 }
 
 int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)
@@ -489,9 +492,9 @@ int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)
 	return kernel_recvmsg(sock, &msg, &vec, 1, len, MSG_WAITALL);
 }
 
+/* It does not linger: what was not sent is dropped, and the peer gets a reset. */
 void memsrv_sock_release(struct socket *sock)
 {
-	kernel_sock_shutdown(sock, SHUT_RDWR);
 	sock_release(sock);
 }
 

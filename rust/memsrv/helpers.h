@@ -124,9 +124,8 @@ void memsrv_sock_detach(struct socket *sock);
 int memsrv_sock_read(struct sock *sk, void *ctx, memsrv_recv_t recv);
 void memsrv_sock_poll(struct socket *sock);
 int memsrv_sock_send_all(struct socket *sock, struct kvec *vec, size_t len);
-int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len, bool more);
-int memsrv_sock_splice(struct socket *sock, struct bio_vec *vec, unsigned int n, size_t len,
-		       bool more);
+int memsrv_sock_send(struct socket *sock, struct kvec *vec, unsigned int n, size_t len);
+int memsrv_sock_splice(struct socket *sock, struct bio_vec *vec, unsigned int n, size_t len);
 int memsrv_sock_recv(struct socket *sock, void *buf, size_t len);
 void memsrv_sock_release(struct socket *sock);
 int memsrv_skb_copy(struct sk_buff *skb, unsigned int offset, void *to, size_t len);

@@ -56,8 +56,8 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
     /// Loads a folio that `holds` claimed. Tells for how many microseconds it is worth waiting for it
     /// without sleeping.
     fn load(&self, folio: LoadingFolio) -> u32;
-    /// A load was waited for without sleeping; whether it came in that time.
-    fn spun(&self, came: bool);
+    /// The load of a slot was waited for without sleeping; whether it came in that time.
+    fn spun(&self, slot: u64, came: bool);
 }
 
 /// Where the hooks find their object: set while a [`Registration`] lives.
@@ -241,11 +241,13 @@ unsafe extern "C" fn load<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> c
     let _inside = shared.inside.read_lock();
     // SAFETY: `zswap_load` is called with a folio that is locked, in the swap cache and not up to
     // date, and after another answer than -ENOENT its caller does not touch it.
-    let us = shared.hooks.load(unsafe { LoadingFolio::new(folio) });
+    let loading = unsafe { LoadingFolio::new(folio) };
+    let slot = loading.slot();
+    let us = shared.hooks.load(loading);
     if us > 0 {
         // SAFETY: The caller has a reference on the folio until we return.
         let came = unsafe { bindings::memsrv_spin_on(folio.as_ptr(), us) };
-        shared.hooks.spun(came);
+        shared.hooks.spun(slot, came);
     }
     0
 }

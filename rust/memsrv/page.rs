@@ -59,9 +59,9 @@ impl Buffers {
     ///
     /// The socket keeps the page itself until TCP has it acknowledged. It changes only when its number was freed
     /// and given out anew. That is when the server has acknowledged the operation, and so, its TCP before it, the
-    /// bytes; or when the connection is given up, whose server then executes nothing of it any more. A
-    /// server that acknowledges what it has not received gets a mixture of two pages, both its own client's,
-    /// under a checksum that does not fit.
+    /// bytes; or when the connection is closed, and its queue with it. What is on its way just then, or a
+    /// server that acknowledges what it has not received, makes a mixture of two pages of one client under a checksum
+    /// that does not fit, and the server refuses it.
     pub(crate) fn fragment(&self, n: u32) -> Option<Fragment<'_>> {
         let page = self.pages.get(usize::try_from(n).ok()?)?;
         Some(Fragment {

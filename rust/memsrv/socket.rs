@@ -296,7 +296,6 @@ impl<T: SocketOwner> Socket<T> {
         vec.bytes.clear();
         vec.pages.clear();
         let mut len = 0usize;
-        let mut more = false;
         for slice in slices {
             let pushed = match slice {
                 Slice::Bytes(bytes) if vec.pages.is_empty() => {
@@ -317,7 +316,6 @@ impl<T: SocketOwner> Socket<T> {
                 _ => None,
             };
             let Some(pushed) = pushed else {
-                more = true;
                 break;
             };
             len += pushed;
@@ -326,11 +324,11 @@ impl<T: SocketOwner> Socket<T> {
         let sent = if vec.pages.is_empty() {
             let (slices, n) = (vec.bytes.as_mut_ptr(), vec.bytes.len() as c_uint);
             // SAFETY: The slices live during the call and are only read.
-            unsafe { bindings::memsrv_sock_send(sock, slices, n, len, more) }
+            unsafe { bindings::memsrv_sock_send(sock, slices, n, len) }
         } else {
             let (parts, n) = (vec.pages.as_mut_ptr(), vec.pages.len() as c_uint);
             // SAFETY: The pages live during the call, and the socket takes references; they are only read.
-            unsafe { bindings::memsrv_sock_splice(sock, parts, n, len, more) }
+            unsafe { bindings::memsrv_sock_splice(sock, parts, n, len) }
         };
         to_result(sent)?;
         Ok(sent as usize)

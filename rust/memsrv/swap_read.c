@@ -61,8 +61,11 @@ void memsrv_swap_read(struct folio *folio)
 {
 	struct swap_io_ctx ctx = {};
 
+	/* As every caller of swap_read_folio() has one: our hook is entered again. */
+	folio_get(folio);
 	static_call(memsrv_read_folio)(&ctx, folio);
 	static_call(memsrv_read_submit)(&ctx);
+	folio_put(folio);
 }
 #else
 int memsrv_swap_read_prepare(void)

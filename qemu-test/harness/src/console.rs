@@ -73,13 +73,40 @@ impl Console {
     }
 }
 
+/// Whether the guest died of an instruction that was not there: of a breakpoint where its own dump of the
+/// memory shows none.
+///
+/// The kernel puts breakpoints over instructions while it rewrites them (ftrace, static branches), takes them
+/// away, and then has every processor synchronise. Under QEMU's emulation with several threads a
+/// processor may go on with what it had translated before that, and nobody knows its breakpoint any more.
+pub fn is_stale_breakpoint(text: &str) -> bool {
+    let Some((_, oops)) = text.split_once("Oops: int3:") else {
+        return false;
+    };
+    // The byte in <> is the one at RIP, behind the breakpoint's.
+    let code = oops.lines().find_map(|line| line.split_once("Code: "));
+    let before = code.and_then(|(_, bytes)| bytes.split_once('<'));
+    before.is_some_and(|(bytes, _)| !bytes.trim_end().ends_with("cc"))
+}
+
 fn is_complaint(line: &str) -> bool {
     COMPLAINTS.iter().any(|word| line.contains(word))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_complaint;
+    use super::{is_complaint, is_stale_breakpoint};
+
+    #[test]
+    fn a_breakpoint_that_is_there_is_the_kernels_own_fault() {
+        let oops = |bytes: &str| {
+            format!("x\n[ 18.0] Oops: int3: 0000 [#1] SMP\n[ 18.1] RIP: 0010:f\n[ 18.2] Code: {bytes}\n")
+        };
+        assert!(is_stale_breakpoint(&oops("0f 1f 40 d6 0f <1f> 44 00")));
+        assert!(!is_stale_breakpoint(&oops("0f 1f 40 d6 cc <1f> 44 00")));
+        assert!(!is_stale_breakpoint("[ 1.0] Oops: 0000\nCode: 0f <1f>"));
+        assert!(!is_stale_breakpoint("Oops: int3: and no more"));
+    }
 
     #[test]
     fn complaints_are_told_from_chatter() {

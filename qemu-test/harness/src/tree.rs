@@ -71,6 +71,17 @@ impl Tree {
         Ok(path)
     }
 
+    /// Keeps logs beside their place, as those of a first attempt that does not count.
+    pub fn set_aside(&self, logs: &Path, attempt: u32) -> Result<()> {
+        let mut name = logs.file_name().context("logs without a name")?.to_owned();
+        name.push(format!("-again-{attempt}"));
+        let aside = logs.with_file_name(name);
+        if aside.exists() {
+            fs::remove_dir_all(&aside).with_context(|| format!("removing {}", aside.display()))?;
+        }
+        fs::rename(logs, &aside).with_context(|| format!("renaming {}", logs.display()))
+    }
+
     /// A place in build/ for something that is made.
     pub fn place(&self, name: &str) -> PathBuf {
         self.build.join(name)
