@@ -54,7 +54,7 @@ const LOADS: u32 = 128;
 
 /// Stores that wait until the asking task sends them itself; fewer are left to the thread, which
 /// finds more of them together the longer it takes to run.
-const SEND_BATCH: usize = 32;
+pub(crate) const SEND_BATCH: usize = 32;
 
 /// What is in flight, in the order that the servers are to see.
 pub(crate) type Streams = engine::Lane<
@@ -221,7 +221,14 @@ impl Lane {
 
     /// There may be something to send on any connection.
     pub(crate) fn tell_output(&self, streams: &Streams) {
-        self.ring(event::SEND, |replica, _| streams.has_output(replica));
+        self.ring(event::SEND, |replica, _| {
+            streams.is_due(replica, SEND_BATCH)
+        });
+    }
+
+    /// Whether something is to be sent there now.
+    pub(crate) fn is_due(&self, replica: Replica) -> bool {
+        self.state.lock().streams.is_due(replica, SEND_BATCH)
     }
 
     /// Whoever is owed an answer must look at the clock.
@@ -236,7 +243,7 @@ impl Lane {
         let (first, pages) = (folio.slot(), folio.pages());
         let pool = &self.shared.pool;
         let mut lead = None;
-        let mut queued = [0; 2];
+        let mut due = [false; 2];
         for page in 0..pages {
             let slot = first.saturating_add(u64::from(page));
             let Some(number) = pool.take() else {
@@ -249,7 +256,7 @@ impl Lane {
                 return;
             };
             let crc = pool.buffers().fill(number, folio.view(), page, slot);
-            queued = self.change(|state| {
+            let queued = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
                     self.shared.areas.set(first, pages);
@@ -266,22 +273,21 @@ impl Lane {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
                 self.tell_watch(streams);
-                // Where the window is used up, the next ACK sees to the rest.
-                Replica::BOTH.map(|replica| match streams.has_output(replica) {
-                    true => streams.queued(replica),
-                    false => 0,
-                })
+                due = Replica::BOTH.map(|replica| streams.is_due(replica, SEND_BATCH));
+                Replica::BOTH.map(|replica| streams.queued(replica))
             });
-            for (replica, queued) in Replica::BOTH.into_iter().zip(&mut queued) {
-                if *queued >= SEND_BATCH {
+            for (replica, (queued, due)) in
+                Replica::BOTH.into_iter().zip(queued.iter().zip(&mut due))
+            {
+                if *due && *queued >= SEND_BATCH {
                     // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
                     self.send(replica);
-                    *queued = 0;
+                    *due = false;
                 }
             }
         }
         self.ring(event::SEND, |replica, _| {
-            queued.get(index(replica)).is_some_and(|&n| n > 0)
+            due.get(index(replica)).is_some_and(|&due| due)
         });
     }
 

@@ -215,11 +215,14 @@ impl Link {
         }
         self.refill(&mut session.refilling);
         self.lane.read_again();
-        let pumped = self.lane.pump(self.replica, &mut self.part().tx.lock());
+        let pumped = match self.part().tx.try_lock() {
+            Some(mut tx) => self.lane.pump(self.replica, &mut tx),
+            // Whoever sends looks again, and rings if the socket takes no more.
+            None => Pumped::Idle,
+        };
         session.blocked = pumped == Pumped::Blocked;
         // Somebody may have asked while `tx` was held, and relied on its holder to look again.
-        let more =
-            pumped == Pumped::Idle && self.lane.state.lock().streams.has_output(self.replica);
+        let more = pumped == Pumped::Idle && self.lane.is_due(self.replica);
         if more || pumped == Pumped::More {
             self.part().bell.ring(event::SEND);
         }

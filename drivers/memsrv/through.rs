@@ -30,7 +30,7 @@
 
 use super::areas::index;
 use super::engine::{Clusters, Replica, Standing, StoreError};
-use super::lane::{Lane, State};
+use super::lane::{Lane, State, SEND_BATCH};
 use super::link::event;
 use super::platform::{
     folio::FolioView,
@@ -94,7 +94,7 @@ impl Lane {
                 }
             }
             self.tell_watch(streams);
-            output = Replica::BOTH.map(|replica| streams.has_output(replica));
+            output = Replica::BOTH.map(|replica| streams.is_due(replica, SEND_BATCH));
             self.look_through(table);
         }
         self.ring(event::SEND, |replica, _| {

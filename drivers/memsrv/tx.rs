@@ -185,7 +185,7 @@ impl Lane {
             drop(tx);
             match pumped {
                 Pumped::Idle => {
-                    if !self.state.lock().streams.has_output(replica) {
+                    if !self.is_due(replica) {
                         return;
                     }
                 }

@@ -52,6 +52,16 @@ where
         self.stream(replica).map_or(0, Stream::queued)
     }
 
+    /// Whether what may be sent to this replica is to be sent now: a load or a PULL; `batch` stores and frees, or fewer
+    /// if none is unanswered. Else it has time until the next answer, when there are more (as with Nagle's
+    /// algorithm, RFC 896).
+    pub fn is_due(&self, replica: Replica, batch: usize) -> bool {
+        self.refills.at(replica).has_output()
+            || self
+                .stream(replica)
+                .is_some_and(|stream| stream.is_due(batch))
+    }
+
     // Receiving.
 
     /// A PAGE's header came from this replica: tells where its bytes go. `None` if they are of no use: the load

@@ -193,6 +193,12 @@ where
         self.ops.queued().saturating_add(self.loads.queued())
     }
 
+    /// Whether a load may be sent, or `batch` stores and frees, or fewer with none unanswered.
+    pub fn is_due(&self, batch: usize) -> bool {
+        let many = self.ops.queued() >= batch || self.ops.unanswered() == 0;
+        self.load_may_go() || (many && self.op_may_go())
+    }
+
     fn load_may_go(&self) -> bool {
         self.loads.queued() > 0 && self.window_has_room(self.loads.unanswered())
     }

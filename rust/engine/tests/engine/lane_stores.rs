@@ -60,6 +60,47 @@ fn a_store_goes_to_who_is_there_and_up_to_date_or_waits_for_who_is_not_behind() 
     }
 }
 
+/// Nothing waits for ever: what is not due has an answer to come before it.
+#[test]
+fn few_stores_are_due_when_none_is_unanswered_many_and_loads_at_once() {
+    let mut b = bench(&[Primary]);
+    b.standing(Whole, Behind);
+    let due = |b: &Bench| b.lane.is_due(Primary, 3);
+    assert!(!due(&b), "nothing is there");
+    b.store(1).unwrap();
+    assert!(due(&b), "nothing is unanswered");
+    b.drain(Primary);
+    assert!(!due(&b), "all is sent");
+    b.store(2).unwrap();
+    b.store(3).unwrap();
+    assert!(!due(&b), "two wait for the answer");
+    b.load(9, 1, 40).unwrap();
+    assert!(due(&b), "a load waits for nothing");
+    b.drain(Primary);
+    for token in 4..7 {
+        assert!(!due(&b));
+        b.store(token).unwrap();
+    }
+    assert!(due(&b), "three are enough");
+    b.drain(Primary);
+    b.store(7).unwrap();
+    b.answer(Primary, Message::Ack { seq: Seq(5) }).unwrap();
+    assert!(!due(&b), "one is still unanswered");
+    b.answer(Primary, Message::Ack { seq: Seq(6) }).unwrap();
+    assert!(due(&b));
+    b.drain(Primary);
+    b.store(8).unwrap();
+    let (seq, status) = (Seq(7), Status::Full);
+    b.answer(Primary, Message::Nak { seq, status }).unwrap();
+    assert!(due(&b), "a refusal is an answer");
+    b.drain(Primary);
+    b.store(9).unwrap();
+    assert!(!due(&b));
+    b.disconnect(Primary);
+    b.connect(Primary);
+    assert!(due(&b), "on a new connection nothing is unanswered");
+}
+
 #[test]
 fn a_store_that_one_refuses_is_refused_once_the_other_has_answered() {
     for (first, second) in [(Primary, Mirror), (Mirror, Primary)] {
