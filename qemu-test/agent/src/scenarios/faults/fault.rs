@@ -14,8 +14,8 @@ use super::super::common::ROOMY;
 
 /// How long loss and delay last.
 const WEATHER: Duration = Duration::from_secs(6);
-/// How long a cable is out that is put back.
-const FLAP: Duration = Duration::from_secs(3);
+/// How long a cable is out that is put back: longer than a server may be silent (5 s where there is no other).
+const FLAP: Duration = Duration::from_secs(8);
 /// How long a server stands still.
 const STOP: Duration = Duration::from_secs(10);
 /// How long one is slow.
