@@ -52,8 +52,8 @@ use kernel::{
 /// Loads that may be in flight on a lane: the loads' own part of the in-flight table.
 const LOADS: u32 = 128;
 
-/// Stores that wait until the asking task sends them itself; fewer are left to the thread, which
-/// finds more of them together the longer it takes to run.
+/// Stores that wait until the asking task sends them itself; fewer wait for the answer to those before them, or
+/// are left to the thread where there are none.
 pub(crate) const SEND_BATCH: usize = 32;
 
 /// What is in flight, in the order that the servers are to see.
@@ -295,8 +295,8 @@ impl Lane {
     /// microseconds it is worth waiting for it without sleeping.
     pub(crate) fn load(&self, folio: LoadingFolio) -> u32 {
         let most = self.shared.config.spin_us;
-        match self.begin_load(folio, true).map(u32::try_from) {
-            Some(Ok(usual_us)) if usual_us <= most && sys::may_spin() => {
+        match self.begin_load(folio, true) {
+            Some(usual_us) if usual_us <= most && sys::may_spin() => {
                 // Twice what is usual, and a little where nothing is known yet.
                 self.spin.budget((usual_us * 2 + 20).min(most))
             }
@@ -312,8 +312,8 @@ impl Lane {
         });
     }
 
-    /// Returns what a load usually takes, in microseconds, if this one was asked.
-    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) -> Option<u64> {
+    /// Returns what a load usually takes, in microseconds, if this one was asked and a server is there.
+    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) -> Option<u32> {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
@@ -338,19 +338,19 @@ impl Lane {
                         self.send(replica);
                     }
                 }
-                Some(usual_us)
+                usual_us
             }
         }
     }
 
     /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
-    /// there is something to send to, and what a load takes of late.
+    /// there is something to send to, and, if one is there, what a load takes of late.
     fn ask(
         &self,
         slot: u64,
         entry: LoadEntry,
         may_wait: bool,
-    ) -> Result<([bool; 2], u64), LoadEntry> {
+    ) -> Result<([bool; 2], Option<u32>), LoadEntry> {
         if self.is_hopeless() {
             return Err(entry);
         }
@@ -377,15 +377,13 @@ impl Lane {
         if asked.is_err() {
             // The engine's table is larger than ours, the run was looked at, and never are both
             // servers behind: not reached.
-            return table.cancel_load(number).map_or(Ok(([false; 2], 0)), Err);
+            return table
+                .cancel_load(number)
+                .map_or(Ok(([false; 2], None)), Err);
         }
         // Who has to wait for a connection waits long.
         let up = Replica::BOTH.into_iter().any(|r| self.part(r).is_up());
-        let usual_us = if up {
-            table.counters.usual_load_us()
-        } else {
-            u64::MAX
-        };
+        let usual_us = up.then(|| table.counters.usual_load_us());
         self.tell_watch(streams);
         let outputs = Replica::BOTH.map(|replica| streams.has_output(replica));
         Ok((outputs, usual_us))

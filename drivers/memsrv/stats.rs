@@ -24,7 +24,7 @@ use kernel::{
 const BUCKETS: usize = 32;
 
 /// The longest load that counts as such for what is usual, in microseconds.
-const LONG_US: u64 = 10_000;
+const LONG_US: u32 = 10_000;
 
 /// Latencies: bucket `i` counts those of 2^(i-1) to 2^i - 1 microseconds, bucket 0 those below one.
 #[derive(Clone, Copy, Default)]
@@ -76,12 +76,12 @@ pub(crate) struct LaneCounters {
     store_us: Log2,
     load_us: Log2,
     /// What loads took of late, in microseconds: each counts for an eighth.
-    usual_load_us: u64,
+    usual_load_us: u32,
 }
 
 impl LaneCounters {
     /// What a load takes these days, in microseconds.
-    pub(crate) fn usual_load_us(&self) -> u64 {
+    pub(crate) fn usual_load_us(&self) -> u32 {
         self.usual_load_us
     }
 
@@ -118,7 +118,8 @@ impl LaneCounters {
                 self.load_us.add(us);
                 let usual = self.usual_load_us;
                 // What is longer is too long, whatever it is, and soon forgotten.
-                self.usual_load_us = usual - usual / 8 + us.min(LONG_US) / 8;
+                let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
+                self.usual_load_us = usual - usual / 8 + us / 8;
             }
             Err(error) => {
                 self.failed_loads += pages;

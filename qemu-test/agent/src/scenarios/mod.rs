@@ -553,7 +553,7 @@ const TABLE: &[Entry] = &[
         Kind::Measuring,
         "micro",
         "a part of `make bench`: how long a page takes",
-        bench::micro,
+        bench::time,
     )
     .within(1800),
     Entry::measure(

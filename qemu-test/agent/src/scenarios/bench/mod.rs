@@ -2,10 +2,8 @@
 //! What is measured, and with whom memsrv is compared. None of it is a test: no test depends on speed.
 
 mod contender;
-mod cost;
 mod evict;
-mod micro;
+mod page;
 mod server;
 
-pub use cost::cost;
-pub use micro::micro;
+pub use page::{cost, time};
