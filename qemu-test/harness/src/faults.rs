@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::Table;
 use qemu_test_wire::{Cell, Scenario};
@@ -17,24 +17,17 @@ use qemu_test_wire::{Cell, Scenario};
 use crate::suite::{self, Done};
 use crate::tree::Tree;
 
-/// Runs all cells that can arise, or those whose name contains one of `filter`.
+/// Runs all cells that can arise, or those that `filter` means.
 pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
     let cells: Vec<Scenario> = tree
         .scenarios()?
         .into_iter()
         .filter(|scenario| scenario.cell.is_some())
         .collect();
-    let wanted = |name: &str| filter.is_empty() || filter.iter().any(|word| name.contains(word));
-    let chosen: Vec<Scenario> = cells
-        .iter()
-        .filter(|cell| cell.can_arise() && wanted(&cell.name))
-        .cloned()
-        .collect();
-    ensure!(
-        !chosen.is_empty(),
-        "no cell's name contains {}",
-        filter.join(" or ")
-    );
+    // An empty word is a part of each name.
+    let every = [String::new()];
+    let words = if filter.is_empty() { &every } else { filter };
+    let chosen = suite::meant(cells.clone(), words)?;
     println!("{} cells of {}", chosen.len(), cells.len());
     let ended = suite::run_these(tree, chosen)?;
     let matrix = Matrix::new(&cells, &ended.results);

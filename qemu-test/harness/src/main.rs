@@ -46,18 +46,18 @@ enum Command {
         #[arg(long)]
         since: Option<u64>,
     },
-    /// Runs every scenario, or those whose name contains one of the words.
+    /// Runs every scenario, or those that the words choose: each a name, or a part of names.
     Test {
         /// The kernel to boot.
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
-        /// Words.
+        /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
-    /// Runs the fault matrix, or those of its cells whose name contains one of the words, prints it as tables
-    /// and writes it to build/faults.md.
+    /// Runs the fault matrix, or those of its cells that the words choose, prints it as
+    /// tables and writes it to build/faults.md.
     Faults {
-        /// Words.
+        /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
     /// Measures how long a page takes, beside others.

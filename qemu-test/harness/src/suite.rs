@@ -44,22 +44,39 @@ struct Nobody;
 
 impl Audience for Nobody {}
 
-/// Runs all scenarios, or those whose name contains one of `filter`.
-pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
-    let chosen: Vec<Scenario> = tree
-        .scenarios()?
+/// Those of the scenarios that can arise and that one of the words means: the one of that name or, if there is none,
+/// all whose names contain it.
+pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>> {
+    let is_name = |word: &String| scenarios.iter().any(|scenario| scenario.name == *word);
+    let (names, parts): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| is_name(word));
+    let (chosen, rest): (Vec<Scenario>, Vec<Scenario>) = scenarios
         .into_iter()
-        .filter(|scenario| match filter {
-            [] => scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug),
-            words => words.iter().any(|word| scenario.name.contains(word)),
-        })
         .filter(Scenario::can_arise)
-        .collect();
+        .partition(|scenario| {
+            let name = &scenario.name;
+            names.contains(&name) || parts.iter().any(|part| name.contains(*part))
+        });
     ensure!(
         !chosen.is_empty(),
-        "no scenario's name contains {}",
-        filter.join(" or ")
+        "none of the {} names contains {}",
+        rest.len(),
+        words.join(" or ")
     );
+    Ok(chosen)
+}
+
+/// Runs all scenarios, or those that `filter` means.
+pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
+    let all = tree.scenarios()?;
+    let chosen: Vec<Scenario> = if filter.is_empty() {
+        let usual = |scenario: &Scenario| {
+            scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug)
+        };
+        let usual = all.into_iter().filter(usual);
+        usual.filter(Scenario::can_arise).collect()
+    } else {
+        meant(all, filter)?
+    };
     let ended = run_these(tree, chosen)?;
     let summary = format!("{} {}\n", ended.passed(), ended.failed());
     let path = tree.log_root().join("guest-summary");
