@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What most scenarios begin and end with.
 
-use anyhow::{ensure, Result};
+use std::time::Duration;
 
-use crate::guest::{Cgroup, Filler, Guest, Swap};
+use anyhow::{ensure, Context, Result};
+
+use crate::guest::{poll, Cgroup, Filler, Guest, Swap};
 use crate::pattern::Spec;
 use crate::sys::Kind;
 
@@ -88,13 +90,14 @@ pub fn nothing_remote(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// A statistic must have grown to at least `least`.
+/// A statistic must grow to at least `least`: what was evicted may still be on its way.
 pub fn expect_at_least(guest: &mut Guest, key: &str, least: u64) -> Result<()> {
-    let value = guest.stat(key)?;
+    let mut value = 0;
+    poll(key, Duration::from_secs(20), || {
+        value = guest.stat(key)?;
+        Ok(value >= least)
+    })
+    .with_context(|| format!("the module's {key} is {value}, less than {least}"))?;
     guest.figures.insert(key.to_owned(), value);
-    ensure!(
-        value >= least,
-        "the module's {key} is {value}, less than {least}"
-    );
     Ok(())
 }
