@@ -199,11 +199,14 @@ impl SwapHooks for Client {
         }
     }
 
-    fn load(&self, folio: LoadingFolio) -> u32 {
+    fn load(&self, folio: LoadingFolio, plugged: bool) -> u32 {
         let (slot, pages) = (folio.slot(), folio.pages());
         let ours = self.shared.areas.count(slot, pages);
+        if plugged {
+            self.shared.counters.plugged_loads.add(1);
+        }
         match self.lane(slot) {
-            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio),
+            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio, plugged),
             Some(lane) if self.shared.config.through => {
                 lane.read_from_disk(LoadEntry::new(folio));
                 0
@@ -215,6 +218,12 @@ impl SwapHooks for Client {
                 folio.done(false, false);
                 0
             }
+        }
+    }
+
+    fn unplugged(&self, may_sleep: bool) {
+        for lane in &self.lanes {
+            lane.unplugged(may_sleep);
         }
     }
 

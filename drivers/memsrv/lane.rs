@@ -40,7 +40,7 @@ use super::unread::Unread;
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Atomic, Full, Relaxed},
         new_condvar,
         new_spinlock_irq,
         Arc,
@@ -291,12 +291,13 @@ impl Lane {
         });
     }
 
-    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. Tells for how many
-    /// microseconds it is worth waiting for it without sleeping.
-    pub(crate) fn load(&self, folio: LoadingFolio) -> u32 {
+    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. If `plugged`, it is sent when
+    /// the task is unplugged, with what it asks for until then: one message's worth of work in the network for a
+    /// whole readahead. Tells for how many microseconds it is worth waiting for it without sleeping.
+    pub(crate) fn load(&self, folio: LoadingFolio, plugged: bool) -> u32 {
         let most = self.shared.config.spin_us;
-        match self.begin_load(folio, true) {
-            Some(usual_us) if usual_us <= most && sys::may_spin() => {
+        match self.begin_load(folio, true, plugged) {
+            Some(usual_us) if usual_us <= most && !plugged && sys::may_spin() => {
                 // Twice what is usual, and a little where nothing is known yet.
                 self.spin.budget((usual_us * 2 + 20).min(most))
             }
@@ -308,12 +309,28 @@ impl Lane {
     /// wait for.
     pub(crate) fn read_again(&self) {
         self.unread.again(|folio| {
-            self.begin_load(folio, false);
+            self.begin_load(folio, false, false);
         });
     }
 
+    /// Sends what tasks have asked for that were plugged.
+    pub(crate) fn unplugged(&self, may_sleep: bool) {
+        for replica in self.shared.config.replicas() {
+            let part = self.part(replica);
+            // Taken first: who asks from here on is unplugged later.
+            if part.plugged.load(Relaxed) == 0 || part.plugged.xchg(0, Full) == 0 {
+                continue;
+            }
+            if may_sleep {
+                self.send(replica);
+            } else {
+                part.bell.ring(event::SEND);
+            }
+        }
+    }
+
     /// Returns what a load usually takes, in microseconds, if this one was asked and a server is there.
-    fn begin_load(&self, folio: LoadingFolio, may_wait: bool) -> Option<u32> {
+    fn begin_load(&self, folio: LoadingFolio, may_wait: bool, plugged: bool) -> Option<u32> {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
@@ -334,8 +351,10 @@ impl Lane {
             }
             Ok((outputs, usual_us)) => {
                 for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
-                    if output {
-                        self.send(replica);
+                    match output {
+                        true if plugged => self.part(replica).plugged.store(1, Relaxed),
+                        true => self.send(replica),
+                        false => {}
                     }
                 }
                 usual_us

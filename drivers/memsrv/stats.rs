@@ -185,6 +185,8 @@ pub(crate) struct HookCounters {
     /// Loads that were waited for without sleeping, and those of them that came in time.
     pub(crate) spins: Counter,
     pub(crate) spins_won: Counter,
+    /// Loads that were asked for together with others.
+    pub(crate) plugged_loads: Counter,
     pub(crate) disk_reads: Counter,
     pub(crate) leftover_slots: Counter,
 }
@@ -287,6 +289,7 @@ impl Report {
         writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
         writeln!(f, "spins {}", hooks.spins.get())?;
         writeln!(f, "spins_won {}", hooks.spins_won.get())?;
+        writeln!(f, "plugged_loads {}", hooks.plugged_loads.get())?;
         writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;
         writeln!(f, "inflight_stores {}", stores)?;
         writeln!(f, "inflight_loads {}", loads)?;

@@ -3,6 +3,7 @@
  * C for Rust: inline functions and macros of the kernel under names that bindgen can see, and the
  * socket's set-up, which is macros and bit fields throughout. No decision is taken here.
  */
+#include <linux/blk_plug.h>
 #include <linux/bvec.h>
 #include <linux/crc32c.h>
 #include <linux/ftrace.h>
@@ -124,6 +125,46 @@ static bool wanted(void)
 bool memsrv_may_spin(void)
 {
 	return !current->plug && !(current->flags & PF_KTHREAD) && current->mm && !wanted();
+}
+
+/* Of a task's plug that we are told the end of. */
+struct plug {
+	struct blk_plug_cb cb;
+	bool counted;
+};
+
+static atomic_t plugs = ATOMIC_INIT(0);
+
+static void on_unplug(struct blk_plug_cb *cb, bool from_schedule)
+{
+	const struct memsrv_plug_hooks *hooks = cb->data;
+
+	hooks->unplugged(hooks->owner, !from_schedule);
+	kfree(container_of(cb, struct plug, cb));
+	/* Last, and ordered: who waits for it frees the hooks. */
+	atomic_dec_return(&plugs);
+}
+
+/* Whether the task goes on asking, as in a readahead, and we are told when it is done, or is about to sleep. */
+bool memsrv_plugged(const struct memsrv_plug_hooks *hooks)
+{
+	struct blk_plug_cb *cb = blk_check_plugged(on_unplug, (void *)hooks, sizeof(struct plug));
+	struct plug *plug = container_of(cb, struct plug, cb);
+
+	/* No plug, or no memory. */
+	if (!cb)
+		return false;
+	if (!plug->counted) {
+		plug->counted = true;
+		atomic_inc(&plugs);
+	}
+	return true;
+}
+
+/* How many plugs there are that we will be told the end of. */
+unsigned int memsrv_plugs(void)
+{
+	return atomic_read_acquire(&plugs);
 }
 
 /* Waits until the folio is unlocked, but not for longer than that, nor when the processor is wanted. The

@@ -62,6 +62,12 @@ void memsrv_folio_get(struct folio *folio);
 void memsrv_folio_put(struct folio *folio);
 bool memsrv_folio_trylock(struct folio *folio);
 bool memsrv_folio_unread(struct folio *folio);
+struct memsrv_plug_hooks {
+	void *owner;
+	void (*unplugged)(void *owner, bool may_sleep);
+};
+bool memsrv_plugged(const struct memsrv_plug_hooks *hooks);
+unsigned int memsrv_plugs(void);
 bool memsrv_may_spin(void);
 bool memsrv_spin_on(struct folio *folio, unsigned int us);
 void *memsrv_page_addr(struct page *page);

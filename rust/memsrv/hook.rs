@@ -28,6 +28,7 @@ use kernel::{
         Arc,
         Srcu, //
     },
+    time::{delay::fsleep, Delta},
     types::Opaque, //
 };
 
@@ -53,9 +54,12 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
 
     /// Stores a folio that `admit` admitted; it can no longer be refused.
     fn store(&self, folio: StoringFolio);
-    /// Loads a folio that `holds` claimed. Tells for how many microseconds it is worth waiting for it
-    /// without sleeping.
-    fn load(&self, folio: LoadingFolio) -> u32;
+    /// Loads a folio that `holds` claimed. If `plugged`, the task goes on asking, and `unplugged` comes: until
+    /// then it need not be sent. Tells for how many microseconds it is worth waiting for it without sleeping.
+    fn load(&self, folio: LoadingFolio, plugged: bool) -> u32;
+    /// A task that has asked for something while it was plugged is done with asking or, if it may not sleep here,
+    /// is about to do so.
+    fn unplugged(&self, may_sleep: bool);
     /// The load of a slot was waited for without sleeping; whether it came in that time.
     fn spun(&self, slot: u64, came: bool);
 }
@@ -66,9 +70,18 @@ pub(crate) struct Target<H> {
     _hooks: PhantomData<fn(H) -> H>,
 }
 
+/// Whom a plug's end is told: the object.
+struct Plug(bindings::memsrv_plug_hooks);
+
+// SAFETY: It is only read, and the object can be used by any task.
+unsafe impl Send for Plug {}
+// SAFETY: As above.
+unsafe impl Sync for Plug {}
+
 #[pin_data]
 struct Shared<H> {
     hooks: Arc<H>,
+    plug: Plug,
     #[pin]
     inside: Srcu,
 }
@@ -243,13 +256,24 @@ unsafe extern "C" fn load<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> c
     // date, and after another answer than -ENOENT its caller does not touch it.
     let loading = unsafe { LoadingFolio::new(folio) };
     let slot = loading.slot();
-    let us = shared.hooks.load(loading);
+    // SAFETY: The hooks stay until the last plug has ended.
+    let plugged = unsafe { bindings::memsrv_plugged(&shared.plug.0) };
+    let us = shared.hooks.load(loading, plugged);
     if us > 0 {
         // SAFETY: The caller has a reference on the folio until we return.
         let came = unsafe { bindings::memsrv_spin_on(folio.as_ptr(), us) };
         shared.hooks.spun(slot, came);
     }
     0
+}
+
+/// # Safety
+///
+/// Called with the owner of a [`Plug`].
+unsafe extern "C" fn unplugged<H: SwapHooks>(owner: *mut c_void, may_sleep: bool) {
+    // SAFETY: The caller's promise; the object lives until the last plug has ended.
+    let hooks = unsafe { &*owner.cast_const().cast::<H>() };
+    hooks.unplugged(may_sleep);
 }
 
 extern "C" fn never_enabled() -> bool {
@@ -344,9 +368,14 @@ impl<H: SwapHooks> Registration<H> {
             function: c"zswap_store",
             error,
         };
+        let plug = Plug(bindings::memsrv_plug_hooks {
+            owner: Arc::as_ptr(&object).cast_mut().cast(),
+            unplugged: Some(unplugged::<H>),
+        });
         let shared = KBox::try_pin_init(
             try_pin_init!(Shared {
                 hooks: object,
+                plug,
                 inside <- new_srcu!(),
             }),
             GFP_KERNEL,
@@ -388,7 +417,12 @@ impl<H: SwapHooks> Drop for Registration<H> {
         if let Some(shared) = &self.shared {
             shared.inside.synchronize();
         }
-        // For a task between the last line of a replacement and its return.
+        // For a task that was in one under a plug, which still calls us.
+        // SAFETY: Nothing but a number is read.
+        while unsafe { bindings::memsrv_plugs() } > 0 {
+            fsleep(Delta::from_millis(1));
+        }
+        // For a task between the last line of a replacement, or of an unplugging, and its return.
         // SAFETY: As above.
         unsafe { kernel_bindings::synchronize_rcu_tasks() };
         H::target().shared.store(0, Release);

@@ -189,6 +189,11 @@ impl Filler {
         Ok(answer)
     }
 
+    fn will_need(&self) -> Result<Answer> {
+        self.region.will_need()?;
+        Ok(Answer::default())
+    }
+
     /// A forked child verifies (and perhaps rewrites its copy and verifies that), then this process does.
     fn forked(&mut self, rewriting: bool) -> Result<Answer> {
         let status = sys::in_fork(|| {
@@ -250,6 +255,7 @@ pub fn program(arguments: &[String]) -> Result<()> {
             "verify" => filler.verify(false)?,
             "shuffled" => filler.verify(true)?,
             "rewrite" => filler.rewrite()?,
+            "will-need" => filler.will_need()?,
             "fork-verify" => filler.forked(false)?,
             "fork-rewrite" => filler.forked(true)?,
             "end" => break,

@@ -39,6 +39,14 @@ pub struct Region {
 }
 
 impl Region {
+    /// Asks the kernel for all of it, to be read in the background if it is away (MADV_WILLNEED).
+    #[expect(unsafe_code, reason = "madvise has no safe form")]
+    pub fn will_need(&self) -> Result<()> {
+        // SAFETY: the range is the region; this advice changes no contents.
+        unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.words * 8, Advice::WillNeed) }
+            .context("madvise")
+    }
+
     /// Maps `pages` pages, untouched.
     #[expect(unsafe_code, reason = "mmap and madvise have no safe form")]
     pub fn new(kind: Kind, pages: usize) -> Result<Self> {

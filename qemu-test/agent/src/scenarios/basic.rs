@@ -160,6 +160,26 @@ pub fn reload(guest: &mut Guest) -> Result<()> {
     guest.host.stop_server()
 }
 
+/// Many pages asked for at once: by the kernel's readahead, and by a task that asks for more than may be in flight
+/// and so has to sleep before it is done with asking.
+pub fn readahead(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "")?;
+    let spec = small(PAGES, 19);
+    let (cgroup, mut filler) = evicted(guest, "readahead", spec)?;
+    vm::set_sysctl("vm/page-cluster", "3")?;
+    let pages = u64::try_from(PAGES)?;
+    filler.verify()?;
+    expect_at_least(guest, "plugged_loads", pages / 2)?;
+    filler.perform("rewrite")?;
+    evict_all(&cgroup, &spec)?;
+    let before = guest.stat("plugged_loads")?;
+    filler.perform("will-need")?;
+    filler.verify()?;
+    expect_at_least(guest, "plugged_loads", before + pages / 2)?;
+    filler.end()?;
+    end(guest, &disk)
+}
+
 /// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
 pub fn spinning(guest: &mut Guest) -> Result<()> {
     for (parameters, spins) in [("spin_us=10000", true), ("spin_us=0", false)] {

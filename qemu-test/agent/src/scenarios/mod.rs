@@ -229,6 +229,11 @@ const TABLE: &[Entry] = &[
         "faults that are waited for without sleeping",
         basic::spinning,
     ),
+    Entry::new(
+        "readahead",
+        "many pages asked for at once",
+        basic::readahead,
+    ),
     Entry::new("reload", "insmod and rmmod twenty times", basic::reload).within(300),
     Entry::new("huge", "2 MiB folios out and in", kinds::huge),
     Entry::new("large", "64 KiB folios out and in", kinds::large),
