@@ -7,7 +7,7 @@ use super::lane::Lane;
 use super::maker::Maker;
 use super::platform::{
     folio::{FolioView, LoadingFolio, StoringFolio},
-    hook::{SwapHooks, Target},
+    hook::{Plug, SwapHooks, Target},
     power::PowerHooks,
     sys, //
 };
@@ -199,14 +199,11 @@ impl SwapHooks for Client {
         }
     }
 
-    fn load(&self, folio: LoadingFolio, plugged: bool) -> u32 {
+    fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32 {
         let (slot, pages) = (folio.slot(), folio.pages());
         let ours = self.shared.areas.count(slot, pages);
-        if plugged {
-            self.shared.counters.plugged_loads.add(1);
-        }
         match self.lane(slot) {
-            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio, plugged),
+            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio, plug),
             Some(lane) if self.shared.config.through => {
                 lane.read_from_disk(LoadEntry::new(folio));
                 0

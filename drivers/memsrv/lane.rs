@@ -28,6 +28,7 @@ use super::flights::Flights;
 use super::link::{event, Part};
 use super::platform::{
     folio::{LoadingFolio, StoringFolio},
+    hook::Plug,
     sys, //
 };
 use super::protocol::Slot;
@@ -291,13 +292,13 @@ impl Lane {
         });
     }
 
-    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. If `plugged`, it is sent when
-    /// the task is unplugged, with what it asks for until then: one message's worth of work in the network for a
-    /// whole readahead. Tells for how many microseconds it is worth waiting for it without sleeping.
-    pub(crate) fn load(&self, folio: LoadingFolio, plugged: bool) -> u32 {
+    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. While the task is plugged, what
+    /// it asks for is sent in one go when that ends: the work of one message, in the network, for a whole readahead.
+    /// Tells for how many microseconds it is worth waiting for the folio without sleeping.
+    pub(crate) fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32 {
         let most = self.shared.config.spin_us;
-        match self.begin_load(folio, true, plugged) {
-            Some(usual_us) if usual_us <= most && !plugged && sys::may_spin() => {
+        match self.begin_load(folio, Some(plug)) {
+            Some(usual_us) if usual_us <= most && sys::may_spin() => {
                 // Twice what is usual, and a little where nothing is known yet.
                 self.spin.budget((usual_us * 2 + 20).min(most))
             }
@@ -309,7 +310,7 @@ impl Lane {
     /// wait for.
     pub(crate) fn read_again(&self) {
         self.unread.again(|folio| {
-            self.begin_load(folio, false, false);
+            self.begin_load(folio, None);
         });
     }
 
@@ -329,8 +330,10 @@ impl Lane {
         }
     }
 
+    /// Asks, for a task that may be plugged and may wait for room; for the thread, which may not, there is no `plug`.
     /// Returns what a load usually takes, in microseconds, if this one was asked and a server is there.
-    fn begin_load(&self, folio: LoadingFolio, may_wait: bool, plugged: bool) -> Option<u32> {
+    fn begin_load(&self, folio: LoadingFolio, plug: Option<&Plug>) -> Option<u32> {
+        let may_wait = plug.is_some();
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
@@ -350,6 +353,11 @@ impl Lane {
                 None
             }
             Ok((outputs, usual_us)) => {
+                // Only now: if the task had to wait for room, an earlier plug ended by that.
+                let plugged = plug.is_some_and(Plug::hold);
+                if plugged {
+                    self.shared.counters.plugged_loads.add(1);
+                }
                 for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
                     match output {
                         true if plugged => self.part(replica).plugged.store(1, Relaxed),

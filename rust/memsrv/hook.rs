@@ -54,11 +54,10 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
 
     /// Stores a folio that `admit` admitted; it can no longer be refused.
     fn store(&self, folio: StoringFolio);
-    /// Loads a folio that `holds` claimed. If `plugged`, the task goes on asking, and `unplugged` comes: until
-    /// then it need not be sent. Tells for how many microseconds it is worth waiting for it without sleeping.
-    fn load(&self, folio: LoadingFolio, plugged: bool) -> u32;
-    /// A task that has asked for something while it was plugged is done with asking or, if it may not sleep here,
-    /// is about to do so.
+    /// Loads a folio that `holds` claimed. Tells for how many microseconds it is worth waiting for it without
+    /// sleeping.
+    fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32;
+    /// A task whose plug was held is done with asking or, if it may not sleep here, is about to do so.
     fn unplugged(&self, may_sleep: bool);
     /// The load of a slot was waited for without sleeping; whether it came in that time.
     fn spun(&self, slot: u64, came: bool);
@@ -70,13 +69,22 @@ pub(crate) struct Target<H> {
     _hooks: PhantomData<fn(H) -> H>,
 }
 
-/// Whom a plug's end is told: the object.
-struct Plug(bindings::memsrv_plug_hooks);
+/// By which a task's plug is held; the object is told of its end.
+pub(crate) struct Plug(bindings::memsrv_plug_hooks);
 
 // SAFETY: It is only read, and the object can be used by any task.
 unsafe impl Send for Plug {}
 // SAFETY: As above.
 unsafe impl Sync for Plug {}
+
+impl Plug {
+    /// Whether the task goes on asking, as in a readahead; then [`SwapHooks::unplugged`] comes, **even if the task
+    /// sleeps before that**: what is to be found then must be there before it does.
+    pub(crate) fn hold(&self) -> bool {
+        // SAFETY: The hooks stay until the last plug has ended.
+        unsafe { bindings::memsrv_plugged(&self.0) }
+    }
+}
 
 #[pin_data]
 struct Shared<H> {
@@ -256,9 +264,7 @@ unsafe extern "C" fn load<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> c
     // date, and after another answer than -ENOENT its caller does not touch it.
     let loading = unsafe { LoadingFolio::new(folio) };
     let slot = loading.slot();
-    // SAFETY: The hooks stay until the last plug has ended.
-    let plugged = unsafe { bindings::memsrv_plugged(&shared.plug.0) };
-    let us = shared.hooks.load(loading, plugged);
+    let us = shared.hooks.load(loading, &shared.plug);
     if us > 0 {
         // SAFETY: The caller has a reference on the folio until we return.
         let came = unsafe { bindings::memsrv_spin_on(folio.as_ptr(), us) };
