@@ -194,6 +194,10 @@ impl SwapHooks for Client {
     }
 
     fn store(&self, folio: StoringFolio) {
+        if sys::has_plug() {
+            // In the midst of a readahead it has to make room: what it has asked for need not wait for that.
+            self.unplugged(true);
+        }
         if let Some(lane) = self.lane(folio.slot()) {
             lane.store(&folio);
         }

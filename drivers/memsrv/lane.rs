@@ -41,7 +41,7 @@ use super::unread::Unread;
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Atomic, Full, Relaxed},
+        atomic::{Atomic, Relaxed},
         new_condvar,
         new_spinlock_irq,
         Arc,
@@ -318,14 +318,10 @@ impl Lane {
     pub(crate) fn unplugged(&self, may_sleep: bool) {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
-            // Taken first: who asks from here on is unplugged later.
-            if part.plugged.load(Relaxed) == 0 || part.plugged.xchg(0, Full) == 0 {
-                continue;
-            }
-            if may_sleep {
-                self.send(replica);
-            } else {
-                part.bell.ring(event::SEND);
+            match part.plugged.load(Relaxed) {
+                true if may_sleep => self.send(replica),
+                true => part.bell.ring(event::SEND),
+                false => {}
             }
         }
     }
@@ -337,7 +333,7 @@ impl Lane {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
-        match self.ask(slot, entry, may_wait) {
+        match self.ask(slot, entry, plug) {
             Err(entry) if self.shared.config.through => {
                 self.read_from_disk(entry);
                 None
@@ -353,16 +349,9 @@ impl Lane {
                 None
             }
             Ok((outputs, usual_us)) => {
-                // Only now: if the task had to wait for room, an earlier plug ended by that.
-                let plugged = plug.is_some_and(Plug::hold);
-                if plugged {
-                    self.shared.counters.plugged_loads.add(1);
-                }
                 for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
-                    match output {
-                        true if plugged => self.part(replica).plugged.store(1, Relaxed),
-                        true => self.send(replica),
-                        false => {}
+                    if output {
+                        self.send(replica);
                     }
                 }
                 usual_us
@@ -371,12 +360,12 @@ impl Lane {
     }
 
     /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
-    /// there is something to send to, and, if one is there, what a load takes of late.
+    /// there is something to send to now, and, if one is there, what a load takes of late.
     fn ask(
         &self,
         slot: u64,
         entry: LoadEntry,
-        may_wait: bool,
+        plug: Option<&Plug>,
     ) -> Result<([bool; 2], Option<u32>), LoadEntry> {
         if self.is_hopeless() {
             return Err(entry);
@@ -386,9 +375,11 @@ impl Lane {
         while !state.table.has_load_room() {
             let waited = sys::now_ms().saturating_sub(since_ms);
             let late = waited > self.shared.config.hold_ms && !entry.patient;
-            if late || !may_wait || self.is_hopeless() {
+            if late || plug.is_none() || self.is_hopeless() {
                 return Err(entry);
             }
+            // Of what takes the room, some may wait for the end of a plug.
+            self.tell_output(&state.streams);
             // The thread looks at the time for those who wait here, too, and wakes them.
             self.load_room.wait(&mut state);
         }
@@ -412,7 +403,19 @@ impl Lane {
         let up = Replica::BOTH.into_iter().any(|r| self.part(r).is_up());
         let usual_us = up.then(|| table.counters.usual_load_us());
         self.tell_watch(streams);
-        let outputs = Replica::BOTH.map(|replica| streams.has_output(replica));
+        // Only now: if the task had to wait for room, an earlier plug has ended by that.
+        let plugged = plug.is_some_and(Plug::hold);
+        if plugged {
+            self.shared.counters.plugged_loads.add(1);
+        }
+        let outputs = Replica::BOTH.map(|replica| {
+            let output = streams.has_output(replica);
+            let later = output && plugged && streams.queued(replica) < SEND_BATCH;
+            if later {
+                self.part(replica).plugged.store(true, Relaxed);
+            }
+            output && !later
+        });
         Ok((outputs, usual_us))
     }
 

@@ -46,8 +46,8 @@ pub(crate) struct Part {
     pub(crate) up: Atomic<bool>,
     /// Whether the thread looks at the clock by itself; else it must be told of what is in flight.
     pub(crate) watched: Atomic<bool>,
-    /// Whether loads wait to be sent until the task that asked for them is unplugged.
-    pub(crate) plugged: Atomic<u32>,
+    /// Whether loads wait to be sent until the task that asked for them is unplugged: written under the lane's lock.
+    pub(crate) plugged: Atomic<bool>,
     /// When the server was last heard, in milliseconds.
     pub(crate) heard_ms: Atomic<u64>,
     pub(crate) reconnects: Atomic<u64>,
@@ -73,7 +73,7 @@ impl Part {
             tx <- new_mutex!(tx),
             up: Atomic::new(false),
             watched: Atomic::new(false),
-            plugged: Atomic::new(0),
+            plugged: Atomic::new(false),
             heard_ms: Atomic::new(0),
             reconnects: Atomic::new(0),
             frees_wait: Atomic::new(false),

@@ -75,7 +75,7 @@ pub(crate) struct LaneCounters {
     late_stores: u64,
     store_us: Log2,
     load_us: Log2,
-    /// What loads took of late, in microseconds: each counts for an eighth.
+    /// What loads of one folio took of late, in microseconds: each counts for an eighth.
     usual_load_us: u32,
 }
 
@@ -116,10 +116,12 @@ impl LaneCounters {
                 self.loaded_pages += pages;
                 let us = sys::now_us().saturating_sub(entry.asked_us);
                 self.load_us.add(us);
-                let usual = self.usual_load_us;
-                // What is longer is too long, whatever it is, and soon forgotten.
-                let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
-                self.usual_load_us = usual - usual / 8 + us / 8;
+                if entry.alone {
+                    let usual = self.usual_load_us;
+                    // What is longer is too long, whatever it is, and soon forgotten.
+                    let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
+                    self.usual_load_us = usual - usual / 8 + us / 8;
+                }
             }
             Err(error) => {
                 self.failed_loads += pages;

@@ -37,6 +37,8 @@ pub(crate) struct LoadEntry {
     pub(crate) asked_us: u64,
     /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
     pub(crate) patient: bool,
+    /// Asked with no others, by a task that waits for just this.
+    pub(crate) alone: bool,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
 }
@@ -52,6 +54,7 @@ impl LoadEntry {
             folio,
             asked_us: sys::now_us(),
             patient: sys::current_is_swapoff(),
+            alone: !sys::has_plug(),
             damaged: 0,
         }
     }

@@ -229,6 +229,7 @@ impl Lane {
     fn fill(&self, replica: Replica, batch: &mut Batch) {
         batch.clear();
         let mut state = self.state.lock();
+        self.part(replica).plugged.store(false, Relaxed);
         let State {
             streams,
             sources,

@@ -3,7 +3,7 @@
  * C for Rust: inline functions and macros of the kernel under names that bindgen can see, and the
  * socket's set-up, which is macros and bit fields throughout. No decision is taken here.
  */
-#include <linux/blk_plug.h>
+#include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/crc32c.h>
 #include <linux/ftrace.h>
@@ -143,6 +143,12 @@ static void on_unplug(struct blk_plug_cb *cb, bool from_schedule)
 	kfree(container_of(cb, struct plug, cb));
 	/* Last, and ordered: who waits for it frees the hooks. */
 	atomic_dec_return(&plugs);
+}
+
+/* Whether the task goes on asking. */
+bool memsrv_has_plug(void)
+{
+	return current->plug;
 }
 
 /* Whether the task goes on asking, as in a readahead, and we are told when it is done, or is about to sleep. */

@@ -66,6 +66,7 @@ struct memsrv_plug_hooks {
 	void *owner;
 	void (*unplugged)(void *owner, bool may_sleep);
 };
+bool memsrv_has_plug(void);
 bool memsrv_plugged(const struct memsrv_plug_hooks *hooks);
 unsigned int memsrv_plugs(void);
 bool memsrv_may_spin(void);

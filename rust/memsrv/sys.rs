@@ -21,6 +21,12 @@ pub(crate) fn may_spin() -> bool {
     unsafe { bindings::memsrv_may_spin() }
 }
 
+/// Whether the calling task is in the midst of asking for several things, as in a readahead.
+pub(crate) fn has_plug() -> bool {
+    // SAFETY: No requirements.
+    unsafe { bindings::memsrv_has_plug() }
+}
+
 /// The monotonic clock, in milliseconds.
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1000

@@ -160,8 +160,7 @@ pub fn reload(guest: &mut Guest) -> Result<()> {
     guest.host.stop_server()
 }
 
-/// Many pages asked for at once: by the kernel's readahead, and by a task that asks for more than may be in flight
-/// and so has to sleep before it is done with asking.
+/// Many pages asked for at once: by the kernel's readahead, and by a task that asks for more than may be in flight.
 pub fn readahead(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, ROOMY, "")?;
     let spec = small(PAGES, 19);
@@ -170,14 +169,31 @@ pub fn readahead(guest: &mut Guest) -> Result<()> {
     let pages = u64::try_from(PAGES)?;
     filler.verify()?;
     expect_at_least(guest, "plugged_loads", pages / 2)?;
+    loads_were_sent()?;
     filler.perform("rewrite")?;
     evict_all(&cgroup, &spec)?;
     let before = guest.stat("plugged_loads")?;
     filler.perform("will-need")?;
-    filler.verify()?;
     expect_at_least(guest, "plugged_loads", before + pages / 2)?;
+    filler.verify()?;
+    loads_were_sent()?;
     filler.end()?;
     end(guest, &disk)
+}
+
+/// What waits to be sent for something that does not come is sent by a thread that looks each 200 ms: most loads were
+/// answered before that.
+fn loads_were_sent() -> Result<()> {
+    /// 2^17 us are 131 ms.
+    const LATE: usize = 18;
+    let buckets = module::histogram("load_us_log2")?;
+    let late: u64 = buckets.iter().skip(LATE).sum();
+    let all: u64 = buckets.iter().sum();
+    ensure!(
+        late < all / 2,
+        "of {all} loads, {late} took more than 131 ms"
+    );
+    Ok(())
 }
 
 /// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
