@@ -10,6 +10,7 @@
 
 mod histogram;
 mod options;
+mod random;
 mod worker;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ use memsrv_client::{Client, ClientConfig, Error, LoadTicket, Page, Slot, StoreTi
 
 use crate::histogram::Histogram;
 use crate::options::Options;
+use crate::random::Random;
 
 /// Bytes from one mark in a page to the next.
 const MARK_SPACING: usize = 512;
@@ -213,19 +214,4 @@ fn page(slot: u32, version: u64) -> Page {
         }
     }
     page
-}
-
-/// A small generator of random numbers (splitmix64), quick and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let high = (x ^ (x >> 31)) >> 32;
-        let scaled = high.wrapping_mul(u64::from(limit)) >> 32;
-        u32::try_from(scaled).unwrap_or(0)
-    }
 }
