@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-cost check clean distclean refresh
+.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-cost bench-server check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -61,6 +61,11 @@ user: prepare-build
 tools: prepare-build
 	$(STEP) 'the test harness and its guest agent' -- $(cargo_static) --profile tools -p qemu-test -p qemu-test-agent
 	@install -m 755 $(CARGO_OUT)/tools/qemu-test $(CARGO_OUT)/tools/qemu-test-agent $(B)/
+
+race: prepare-build
+	$(STEP) 'memsrv-race, which measures servers' -- $(cargo_static) --release -p memsrv-loadgen --bin memsrv-race
+	@install -m 755 $(CARGO_OUT)/release/memsrv-race $(B)/
+.PHONY: race
 
 # $(call module,TREE,DIRECTORY): kbuild out of tree, its products in build/.
 module = $(MAKE_IN) -j$(JOBS) -C $(1) M=$(CURDIR) MO=$(CURDIR)/$(B)/$(2) \
@@ -113,6 +118,10 @@ bench: guest-ready ## how long a page takes, beside nbd, a RAM disk and a ping-p
 
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost
+
+bench-server: prepare ## the server beside nbdkit, redis and a bare echo server; with QUICK=1 two minutes of it
+	@$(MAKE) user tools race
+	@$(ENV)/as-root $(B)/qemu-test bench-server $(if $(QUICK),--quick)
 
 check: MAKE_IN = $(ROOT) make
 check: prepare-build ## the cheap gates: formatting, lints, documentation

@@ -18,6 +18,7 @@ mod measure;
 mod micro;
 mod network;
 mod other;
+mod race;
 mod server;
 mod suite;
 mod tree;
@@ -69,6 +70,13 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Races the server with others on this machine, without guests: requests for a second of its processor, beside
+    /// nbdkit, redis and a bare echo server; what a request costs with more pages and clients; memory beside pages.
+    BenchServer {
+        /// Two short rounds of a million pages at most, in under two minutes.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Lists the scenarios.
     List,
 }
@@ -104,6 +112,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Faults { filter } => faults::run(&tree, &filter),
         Command::Bench => micro::run(&tree),
         Command::BenchCost { update } => cost::run(&tree, update),
+        Command::BenchServer { quick } => race::run(&tree, quick),
         Command::List => Ok(true),
     }
 }

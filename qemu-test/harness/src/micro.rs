@@ -80,7 +80,8 @@ fn table(samples: &[Samples]) -> Table {
     table
 }
 
-fn middle(values: &[f64]) -> f64 {
+/// The median; the upper of two.
+pub fn middle(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)

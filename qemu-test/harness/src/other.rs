@@ -50,19 +50,30 @@ impl Running {
             .with_context(|| format!("starting {other:?} by setpriv"))?;
         let mut running = Self(child);
         let address: SocketAddr = address.parse().context("an address")?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(address).is_err() {
-            if let Some(status) = running.0.try_wait().context("waiting for it")? {
-                bail!(
-                    "{other:?} ended at once: {status}; see {}",
-                    tree.short(logs)
-                );
-            }
-            ensure!(Instant::now() < deadline, "{other:?} does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let name = format!("{other:?}");
+        await_port(&mut running.0, address, &name, tree, logs)?;
         Ok(running)
     }
+}
+
+/// Waits until a child takes connections.
+pub fn await_port(
+    child: &mut Child,
+    address: SocketAddr,
+    name: &str,
+    tree: &Tree,
+    logs: &Path,
+) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(address).is_err() {
+        if let Some(status) = child.try_wait().context("waiting for it")? {
+            let logs = tree.short(logs);
+            bail!("{name} ended at once: {status}; see {logs}");
+        }
+        ensure!(Instant::now() < deadline, "{name} does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 impl Drop for Running {

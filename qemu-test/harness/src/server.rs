@@ -298,7 +298,7 @@ impl Drop for Outside<'_> {
 
 /// Whether memsrvd's log, from that byte on, says that it serves. Its port is open before that, while it
 /// takes its memory.
-fn says_listening(log: &Path, from: u64) -> Result<bool> {
+pub fn says_listening(log: &Path, from: u64) -> Result<bool> {
     let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
     let new = text.get(usize::try_from(from)?..).unwrap_or_default();
     Ok(String::from_utf8_lossy(new)
