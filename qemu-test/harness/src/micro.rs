@@ -80,11 +80,17 @@ fn table(samples: &[Samples]) -> Table {
     table
 }
 
-/// The median; the upper of two.
+/// The median; of an even number the mean of the two in the middle; 0 of none.
 pub fn middle(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let at = |place: usize| values.get(place).copied().unwrap_or(0.0);
+    let half = values.len() / 2;
+    if values.len() % 2 == 0 && half > 0 {
+        f64::midpoint(at(half - 1), at(half))
+    } else {
+        at(half)
+    }
 }
 
 fn us(ns: &[f64]) -> String {
