@@ -176,7 +176,7 @@ impl Running {
         };
         await_port(&mut running.child, address, who.name(), tree, logs)?;
         // Its port is open before it has taken its memory, which takes a while for much.
-        let deadline = Instant::now() + Duration::from_secs(180);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while who == Contender::Memsrvd && !says_listening(&place, 0)? {
             let ended = running.child.try_wait().context("waiting for memsrvd")?;
             let late = Instant::now() > deadline;

@@ -92,7 +92,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Has it connect and store all pages. `number` tells several to the same server apart.
+    /// Has it connect and store all pages.
     pub fn start(
         tree: &Tree,
         processor: usize,
@@ -101,10 +101,7 @@ impl Generator {
         pages: u64,
         logs: &Path,
     ) -> Result<Self> {
-        let name = format!(
-            "race-{}-{connections}.log",
-            server.who.name().replace(' ', "")
-        );
+        let name = format!("race-{}-{connections}.log", server.address.port());
         let place = logs.join(name);
         let log = File::create(&place).with_context(|| format!("making {}", place.display()))?;
         let mut child = pinned(processor)
