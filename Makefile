@@ -114,7 +114,7 @@ test-debug: prepare ## the guests' tests on a kernel with KASAN and lockdep: hou
 	@$(ENV)/as-root $(ENV)/run-tests.sh --kernel debug $(FILTER)
 
 bench: guest-ready ## how long a page takes, beside nbd, a RAM disk and a ping-pong
-	@$(ENV)/as-root $(B)/qemu-test bench
+	@$(ENV)/as-root $(B)/qemu-test bench $(if $(QUICK),--quick)
 
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost

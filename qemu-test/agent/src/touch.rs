@@ -2,7 +2,7 @@
 //! The measuring program: memory whose pages are touched one by one, each touch timed and checked.
 //!
 //! It does one thing per line of its standard input (`fill`, `random COUNT`, `sequential COUNT`,
-//! `end`) and answers each with one line of JSON. A page is half noise and half zeroes, so that who compresses has something to win.
+//! `update COUNT`, `end`) and answers each with one line of JSON. A page is half noise and half zeroes, so that who compresses has something to win.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -45,8 +45,8 @@ impl Toucher {
         Ok(Touched::default())
     }
 
-    /// Touches so many pages, each so many after the one before.
-    fn touch(&mut self, step: usize, count: usize) -> Result<Touched> {
+    /// Touches so many pages, each so many after the one before, and writes to them if `update`.
+    fn touch(&mut self, step: usize, count: usize, update: bool) -> Result<Touched> {
         let mut touched = Touched {
             ns: Vec::with_capacity(count),
             ..Touched::default()
@@ -57,6 +57,9 @@ impl Toucher {
             let words = self.region.page(page).context("page out of range")?;
             let began = Instant::now();
             let first = std::hint::black_box(words.first().copied());
+            if let (true, Some(last)) = (update, words.last_mut()) {
+                *last = last.wrapping_add(1);
+            }
             let ns = began.elapsed().as_nanos();
             touched.ns.push(u64::try_from(ns).unwrap_or(u64::MAX));
             touched.wrong += u64::from(first != Some(noise(page, 0)));
@@ -84,8 +87,9 @@ pub fn program(arguments: &[String]) -> Result<()> {
         let count = count.parse().context("COUNT")?;
         let answer = match order {
             "fill" => toucher.fill()?,
-            "random" => toucher.touch(coprime_step(pages), count)?,
-            "sequential" => toucher.touch(1, count)?,
+            "random" => toucher.touch(coprime_step(pages), count, false)?,
+            "sequential" => toucher.touch(1, count, false)?,
+            "update" => toucher.touch(coprime_step(pages), count, true)?,
             "end" => break,
             other => bail!("no such order: {other}"),
         };
@@ -109,9 +113,9 @@ mod tests {
             pages: 50,
         };
         toucher.fill().unwrap();
-        let touched = toucher.touch(coprime_step(50), 50).unwrap();
+        let touched = toucher.touch(coprime_step(50), 50, true).unwrap();
         assert_eq!((touched.ns.len(), touched.wrong), (50, 0));
         toucher.region.page(7).unwrap()[0] ^= 1;
-        assert_eq!(toucher.touch(1, 50).unwrap().wrong, 1);
+        assert_eq!(toucher.touch(1, 50, false).unwrap().wrong, 1);
     }
 }

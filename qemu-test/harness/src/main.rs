@@ -62,7 +62,11 @@ enum Command {
         filter: Vec<String>,
     },
     /// Measures how long a page takes, beside others.
-    Bench,
+    Bench {
+        /// Two rounds, and fewer others: for a first look.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Counts the instructions that a page costs, in a guest with client and server, and compares them with
     /// what is kept in Documentation/benchmarks/cost.json.
     BenchCost {
@@ -110,7 +114,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Demo { since } => demo::run(&tree, since),
         Command::Test { filter, .. } => suite::run(&tree, &filter),
         Command::Faults { filter } => faults::run(&tree, &filter),
-        Command::Bench => micro::run(&tree),
+        Command::Bench { quick } => micro::run(&tree, quick),
         Command::BenchCost { update } => cost::run(&tree, update),
         Command::BenchServer { quick } => race::run(&tree, quick),
         Command::List => Ok(true),

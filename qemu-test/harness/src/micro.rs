@@ -15,8 +15,9 @@ use crate::tree::Tree;
 const FLOOR: &str = "ping-pong";
 
 /// Runs it.
-pub fn run(tree: &Tree) -> Result<bool> {
-    let Some(samples) = measure::run(tree, "micro")? else {
+pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
+    let name = if quick { "micro-quick" } else { "micro" };
+    let Some(samples) = measure::run(tree, name)? else {
         return Ok(false);
     };
     println!("\n{}", table(&samples));

@@ -16,6 +16,9 @@ use crate::tree::Tree;
 /// What they may hold.
 const ROOM: &str = "1G";
 
+/// What nbd-server serves: sparse, and in the host's page cache.
+const NBD_FILE: &str = "/var/tmp/nbd-server.img";
+
 /// One of them; it is killed when the value goes.
 pub struct Running(Child);
 
@@ -38,6 +41,14 @@ impl Running {
                 command.arg("chroot").arg(tree.file("guest-root")?);
                 command.arg("/usr/bin/nbdkit").args(words);
                 command.args(["memory", ROOM]);
+            }
+            Other::NbdServer => {
+                let file = tree.file("guest-root")?.join(NBD_FILE.trim_start_matches('/'));
+                let file = File::create(&file).with_context(|| format!("making {}", file.display()))?;
+                file.set_len(1 << 30).context("making nbd-server's file")?;
+                let at = format!("{}:{port}", wire::HOST_ADDRESS);
+                command.arg("chroot").arg(tree.file("guest-root")?);
+                command.args(["/usr/bin/nbd-server", "-d", &at, NBD_FILE]);
             }
         }
         let log = File::create(logs.join(format!("{other:?}.log").to_lowercase()))

@@ -222,6 +222,8 @@ pub enum Other {
     Nbdkit,
     /// The same with one thread.
     NbdkitOneThread,
+    /// Debian's nbd-server, on a file in memory.
+    NbdServer,
 }
 
 impl Other {
@@ -231,6 +233,7 @@ impl Other {
         match self {
             Self::Pong => 7171,
             Self::Nbdkit | Self::NbdkitOneThread => 10809,
+            Self::NbdServer => 10810,
         }
     }
 }

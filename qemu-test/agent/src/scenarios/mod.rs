@@ -556,11 +556,18 @@ const TABLE: &[Entry] = &[
     .within(1800),
     Entry::measure(
         Kind::Measuring,
+        "micro-quick",
+        "a part of `make bench QUICK=1`: the same, fewer rounds and contenders",
+        bench::quick,
+    )
+    .within(1200),
+    Entry::measure(
+        Kind::Measuring,
         "micro",
         "a part of `make bench`: how long a page takes",
         bench::time,
     )
-    .within(1800),
+    .within(3600),
     Entry::measure(
         Kind::Counting,
         "cost",

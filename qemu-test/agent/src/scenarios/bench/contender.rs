@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! With whom memsrv is compared, each as something that can be swapped to.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context, Result};
 use qemu_test_wire::{Other, HOST_ADDRESS, SERVER_PORT};
 
 use super::server::Server;
@@ -22,8 +24,16 @@ pub enum Contender {
     Nbd,
     /// The same with one thread: the least work for a single request, whoever waits behind it.
     NbdOneThread,
+    /// The same with nbdkit's threads and a connection for each processor.
+    NbdPerCpu,
+    /// The kernel's nbd with Debian's nbd-server, on a file in memory.
+    NbdServer,
     /// The kernel's RAM disk: the local bound.
     Brd,
+    /// Compressed in this machine's memory: what half of it can hold costs no network.
+    Zram,
+    /// The swap disk itself.
+    Disk,
 }
 
 /// Where the servers are.
@@ -44,8 +54,19 @@ pub struct Running {
 }
 
 impl Contender {
+    /// Those by which a change is held.
+    pub const FEW: &'static [Self] = &[Self::Memsrv, Self::Nbd, Self::NbdOneThread, Self::Brd];
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Memsrv, Self::Nbd, Self::NbdOneThread, Self::Brd];
+    pub const ALL: &'static [Self] = &[
+        Self::Memsrv,
+        Self::Nbd,
+        Self::NbdOneThread,
+        Self::NbdPerCpu,
+        Self::NbdServer,
+        Self::Zram,
+        Self::Brd,
+        Self::Disk,
+    ];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
@@ -53,12 +74,17 @@ impl Contender {
             Self::Memsrv => "memsrv",
             Self::Nbd => "nbd",
             Self::NbdOneThread => "nbd -t1",
+            Self::NbdPerCpu => "nbd per CPU",
+            Self::NbdServer => "nbd-server",
+            Self::Zram => "zram",
+            Self::Disk => "disk",
             Self::Brd => "brd",
         }
     }
 
     /// Begins to swap to it.
     pub fn begin(self, guest: &mut Guest, place: Place) -> Result<Running> {
+        let room = room();
         let server = self.serve(guest, place)?;
         let host = match place {
             Place::Here => HERE,
@@ -70,13 +96,23 @@ impl Contender {
                 guest.load_module(&format!("server={host}"))?;
                 swap
             }
-            Self::Nbd | Self::NbdOneThread => {
+            Self::Nbd | Self::NbdOneThread | Self::NbdPerCpu | Self::NbdServer => {
                 module::load_list("nbd", "")?;
-                let port = Other::Nbdkit.port().to_string();
-                let words = ["/usr/sbin/nbd-client", host, &port, "/dev/nbd0", "-C", "1"];
-                program::run(None, &[&words[..], &["-b", "4096"]].concat())?;
+                let port = self.other().map_or(0, Other::port).to_string();
+                let connections = match self {
+                    Self::NbdPerCpu => std::thread::available_parallelism()?.to_string(),
+                    _ => "1".to_owned(),
+                };
+                let words = ["/usr/sbin/nbd-client", host, &port, "/dev/nbd0", "-b", "4096"];
+                program::run(None, &[&words[..], &["-C", &connections]].concat())?;
                 Swap::on_disk("nbd0", 10)?
             }
+            Self::Zram => {
+                module::load_list("zram", "num_devices=1")?;
+                fs::write("/sys/block/zram0/disksize", &room).context("making a zram disk")?;
+                Swap::on_disk("zram0", 10)?
+            }
+            Self::Disk => Swap::on(0, 10)?,
             Self::Brd => {
                 module::load_list("brd", &format!("rd_nr=1 rd_size={}", ROOM_MIB * 1024))?;
                 Swap::on_disk("ram0", 10)?
@@ -90,28 +126,35 @@ impl Contender {
         })
     }
 
+    /// What serves it outside.
+    fn other(self) -> Option<Other> {
+        match self {
+            Self::Nbd | Self::NbdPerCpu => Some(Other::Nbdkit),
+            Self::NbdOneThread => Some(Other::NbdkitOneThread),
+            Self::NbdServer => Some(Other::NbdServer),
+            Self::Memsrv | Self::Brd | Self::Zram | Self::Disk => None,
+        }
+    }
+
     /// Starts its server, if it has one.
     fn serve(self, guest: &mut Guest, place: Place) -> Result<Option<Server>> {
-        let room = format!("{ROOM_MIB}M");
-        match (self, place) {
-            (Self::Brd, _) => {}
-            (Self::Memsrv, Place::Outside) => guest.host.start_server(&room)?,
-            (Self::Nbd, Place::Outside) => guest.host.start_other(Other::Nbdkit)?,
-            (Self::NbdOneThread, Place::Outside) => {
-                guest.host.start_other(Other::NbdkitOneThread)?;
-            }
-            (Self::Memsrv, Place::Here) => {
+        let room = room();
+        match (self, self.other(), place) {
+            (Self::Memsrv, _, Place::Outside) => guest.host.start_server(&room)?,
+            (_, Some(other), Place::Outside) => guest.host.start_other(other)?,
+            (Self::Memsrv, _, Place::Here) => {
                 let address = format!("{HERE}:{SERVER_PORT}");
                 let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
                 return Server::start(false, &words, &address).map(Some);
             }
-            (Self::Nbd | Self::NbdOneThread, Place::Here) => {
-                let address = format!("{HERE}:{}", Other::Nbdkit.port());
-                let threads = if self == Self::Nbd { "16" } else { "1" };
+            (_, Some(other), Place::Here) => {
+                let address = format!("{HERE}:{}", other.port());
+                let threads = if other == Other::Nbdkit { "16" } else { "1" };
                 let words = ["/usr/bin/nbdkit", "-f", "-t", threads, "-i", HERE];
                 let words = [&words[..], &["memory", &room]].concat();
                 return Server::start(true, &words, &address).map(Some);
             }
+            (_, None, _) => {}
         }
         Ok(None)
     }
@@ -129,18 +172,28 @@ impl Running {
                     guest.host.stop_server()?;
                 }
             }
-            Contender::Nbd | Contender::NbdOneThread => {
+            // Their memory is kept until they go.
+            Contender::Brd => module::unload("brd")?,
+            Contender::Zram => module::unload("zram")?,
+            Contender::Disk => {}
+            Contender::Nbd
+            | Contender::NbdOneThread
+            | Contender::NbdPerCpu
+            | Contender::NbdServer => {
                 program::run(None, &["/usr/sbin/nbd-client", "-d", "/dev/nbd0"])?;
                 if outside {
                     guest.host.stop_other()?;
                 }
             }
-            // Its memory is kept until it goes.
-            Contender::Brd => module::unload("brd")?,
         }
         drop(self.server);
         Ok(())
     }
+}
+
+/// What each can hold.
+fn room() -> String {
+    format!("{ROOM_MIB}M")
 }
 
 /// The floor: so many pings.

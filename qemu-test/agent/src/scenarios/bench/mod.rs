@@ -6,4 +6,4 @@ mod evict;
 mod page;
 mod server;
 
-pub use page::{cost, time};
+pub use page::{cost, quick, time};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What a page costs or takes: faults one by one, and evictions, of all contenders and the floor in turns.
+//! What a page costs or takes: faults one by one, evictions, swap-in with readahead, both at once; of all contenders
+//! and the floor, in turns.
 
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use anyhow::{ensure, Context, Result};
 use super::contender::{self, Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
-use crate::guest::{vm, Guest};
+use crate::guest::{vm, Cgroup, Guest};
 use crate::touch::Touched;
 
-/// What is measured, where.
+/// What is measured, of whom, where.
 struct Plan {
     place: Place,
+    contenders: &'static [Contender],
     /// How often each is measured, in turns.
     rounds: usize,
     /// Pages of the program that is evicted.
@@ -24,6 +26,8 @@ struct Plan {
     look: Duration,
     /// Whether time in which there was nothing to do counts for an eviction.
     idle_counts: bool,
+    /// Whether readahead, writing under pressure and two programs at once are measured, too.
+    more: bool,
 }
 
 /// Instructions, client and server in one machine whose clock counts them: that does not depend on the machine that
@@ -33,38 +37,52 @@ pub fn cost(guest: &mut Guest) -> Result<()> {
         guest,
         &Plan {
             place: Place::Here,
+            contenders: Contender::FEW,
             rounds: 4,
             pages: 16384,
             faults: 2048,
             // Looking costs a hundred thousand instructions.
             look: Duration::from_millis(20),
             idle_counts: false,
+            more: false,
         },
     )
 }
 
+const TIME: Plan = Plan {
+    place: Place::Outside,
+    contenders: Contender::ALL,
+    rounds: 5,
+    pages: 8192,
+    faults: 1024,
+    look: Duration::from_millis(2),
+    idle_counts: true,
+    more: true,
+};
+
 /// Time, with the servers outside.
 pub fn time(guest: &mut Guest) -> Result<()> {
+    run(guest, &TIME)
+}
+
+/// The same in a hurry.
+pub fn quick(guest: &mut Guest) -> Result<()> {
     run(
         guest,
         &Plan {
-            place: Place::Outside,
-            rounds: 5,
-            pages: 8192,
-            faults: 1024,
-            look: Duration::from_millis(2),
-            idle_counts: true,
+            rounds: 2,
+            contenders: Contender::FEW,
+            ..TIME
         },
     )
 }
 
 fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
-    vm::set_sysctl("vm/page-cluster", "0")?;
     for round in 0..plan.rounds {
         let pings = contender::floor(guest, plan.place, plan.faults)?;
         guest.host.samples("ping-pong", "fault_ns", round, pings)?;
-        for who in Contender::ALL {
-            one(guest, plan, who, round)
+        for who in plan.contenders {
+            one(guest, plan, *who, round)
                 .with_context(|| format!("{}, round {round}", who.name()))?;
         }
         guest
@@ -76,23 +94,120 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
 
 fn one(guest: &mut Guest, plan: &Plan, who: Contender, round: usize) -> Result<()> {
     let running = who.begin(guest, plan.place)?;
-    let cgroup = guest.cgroup(&format!("bench-{}-{round}", who.name()), 0)?;
-    let mut program = Ordered::start(&cgroup, "touch", &[plan.pages.to_string()])?;
-    program.perform::<Touched>("fill")?;
-    let evicted = evict(&cgroup, plan.pages, plan.look)?;
-    let ns = match plan.idle_counts {
-        true => evicted.ns,
-        false => evicted.ns.saturating_sub(evicted.idle_ns),
+    let name = who.name().replace(' ', "-");
+    let cgroup = guest.cgroup(&format!("bench-{name}-{round}"), 0)?;
+    let mut measured = Measured {
+        guest,
+        plan,
+        cgroup,
+        who,
+        round,
     };
-    let ns = ns / evicted.pages;
-    guest
-        .host
-        .samples(who.name(), "evict_ns", round, vec![ns])?;
-    let touched: Touched = program.perform(&format!("random {}", plan.faults))?;
-    ensure!(touched.wrong == 0, "{} pages are wrong", touched.wrong);
-    guest
-        .host
-        .samples(who.name(), "fault_ns", round, touched.ns)?;
+    let mut program = measured.program()?;
+    measured.alone(&mut program)?;
+    if plan.more {
+        measured.with_readahead(&mut program)?;
+        measured.under_pressure(&mut program)?;
+        measured.two(&mut program)?;
+    }
     program.end()?;
     running.end(guest)
+}
+
+/// One contender in one round.
+struct Measured<'p, 'g> {
+    guest: &'p mut Guest<'g>,
+    plan: &'p Plan,
+    cgroup: Cgroup,
+    who: Contender,
+    round: usize,
+}
+
+impl Measured<'_, '_> {
+    /// A program with all its pages written.
+    fn program(&self) -> Result<Ordered> {
+        let pages = self.plan.pages.to_string();
+        let mut program = Ordered::start(&self.cgroup, "touch", &[pages])?;
+        program.perform::<Touched>("fill")?;
+        Ok(program)
+    }
+
+    /// Evictions, and single pages in no order.
+    fn alone(&mut self, program: &mut Ordered) -> Result<()> {
+        readahead(false)?;
+        let ns = self.evict(1)?;
+        self.report("evict_ns", vec![ns])?;
+        let touched = touch(program, "random", self.plan.faults)?;
+        self.report("fault_ns", touched.ns)
+    }
+
+    /// All pages one after another, then single ones in no order, where readahead only hinders.
+    fn with_readahead(&mut self, program: &mut Ordered) -> Result<()> {
+        readahead(true)?;
+        for (what, order, count) in [
+            ("sequential_ns", "sequential", self.plan.pages),
+            ("random_ns", "random", self.plan.faults),
+        ] {
+            self.evict(1)?;
+            let touched = touch(program, order, count)?;
+            self.report(what, vec![touched.total_ns / u64::try_from(count)?])?;
+        }
+        Ok(())
+    }
+
+    /// Pages are read and written in no order with half of the memory: evictions and faults at once.
+    fn under_pressure(&mut self, program: &mut Ordered) -> Result<()> {
+        let (pages, updates) = (self.plan.pages, self.plan.pages / 2);
+        readahead(true)?;
+        self.cgroup.set_limit(u64::try_from(pages / 512)?)?;
+        let touched = touch(program, "update", updates)?;
+        self.cgroup.set_limit(0)?;
+        let ns = touched.total_ns / u64::try_from(updates)?;
+        self.report("update_ns", vec![ns])
+    }
+
+    /// Single pages of two programs at once.
+    fn two(&mut self, program: &mut Ordered) -> Result<()> {
+        readahead(false)?;
+        let mut other = self.program()?;
+        self.evict(2)?;
+        let order = format!("random {}", self.plan.faults);
+        program.order(&order)?;
+        other.order(&order)?;
+        let mut ns = Vec::new();
+        for one in [program, &mut other] {
+            ns.extend(checked(one.answer()?)?.ns);
+        }
+        other.end()?;
+        self.report("fault_of_2_ns", ns)
+    }
+
+    /// Evicts so many programs; nanoseconds for each page.
+    fn evict(&self, programs: usize) -> Result<u64> {
+        let evicted = evict(&self.cgroup, programs * self.plan.pages, self.plan.look)?;
+        let ns = match self.plan.idle_counts {
+            true => evicted.ns,
+            false => evicted.ns.saturating_sub(evicted.idle_ns),
+        };
+        Ok(ns / evicted.pages)
+    }
+
+    fn report(&mut self, what: &str, values: Vec<u64>) -> Result<()> {
+        let name = self.who.name();
+        self.guest.host.samples(name, what, self.round, values)
+    }
+}
+
+/// The kernel's readahead: none, or its default of 8 pages.
+fn readahead(on: bool) -> Result<()> {
+    vm::set_sysctl("vm/page-cluster", if on { "3" } else { "0" })
+}
+
+fn touch(program: &mut Ordered, order: &str, count: usize) -> Result<Touched> {
+    checked(program.perform(&format!("{order} {count}"))?)
+}
+
+fn checked(touched: Touched) -> Result<Touched> {
+    ensure!(touched.wrong == 0, "{} pages are wrong", touched.wrong);
+    Ok(touched)
 }
