@@ -43,8 +43,11 @@ impl Running {
                 command.args(["memory", ROOM]);
             }
             Other::NbdServer => {
-                let file = tree.file("guest-root")?.join(NBD_FILE.trim_start_matches('/'));
-                let file = File::create(&file).with_context(|| format!("making {}", file.display()))?;
+                let file = tree
+                    .file("guest-root")?
+                    .join(NBD_FILE.trim_start_matches('/'));
+                let file =
+                    File::create(&file).with_context(|| format!("making {}", file.display()))?;
                 file.set_len(1 << 30).context("making nbd-server's file")?;
                 let at = format!("{}:{port}", wire::HOST_ADDRESS);
                 command.arg("chroot").arg(tree.file("guest-root")?);

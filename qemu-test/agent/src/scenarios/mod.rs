@@ -16,6 +16,7 @@ mod losses;
 mod mirror;
 mod plain;
 mod power;
+mod programs;
 mod refusals;
 mod resync;
 mod room;
@@ -568,6 +569,20 @@ const TABLE: &[Entry] = &[
         bench::time,
     )
     .within(3600),
+    Entry::measure(
+        Kind::Measuring,
+        "apps",
+        "a part of `make bench`: programs with less memory than they need",
+        bench::apps,
+    )
+    .within(10_800),
+    Entry::measure(
+        Kind::Measuring,
+        "apps-quick",
+        "a part of `make bench QUICK=1`: the same with half of it",
+        bench::quick_apps,
+    )
+    .within(1800),
     Entry::measure(
         Kind::Counting,
         "cost",

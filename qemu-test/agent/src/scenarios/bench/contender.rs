@@ -103,7 +103,14 @@ impl Contender {
                     Self::NbdPerCpu => std::thread::available_parallelism()?.to_string(),
                     _ => "1".to_owned(),
                 };
-                let words = ["/usr/sbin/nbd-client", host, &port, "/dev/nbd0", "-b", "4096"];
+                let words = [
+                    "/usr/sbin/nbd-client",
+                    host,
+                    &port,
+                    "/dev/nbd0",
+                    "-b",
+                    "4096",
+                ];
                 program::run(None, &[&words[..], &["-C", &connections]].concat())?;
                 Swap::on_disk("nbd0", 10)?
             }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What is measured, and with whom memsrv is compared. None of it is a test: no test depends on speed.
 
+mod apps;
 mod contender;
 mod evict;
 mod page;
 mod server;
 
+pub use apps::{apps, quick_apps};
 pub use page::{cost, quick, time};

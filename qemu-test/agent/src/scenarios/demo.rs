@@ -2,10 +2,6 @@
 //! The demo: real programs, each with several times the memory that it is given, side by side; then one
 //! of ours with four times what it is given; everything verified.
 
-mod compile;
-mod redis;
-mod sort;
-
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -13,6 +9,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 use qemu_test_wire::Row;
 
 use super::common::{nothing_remote, small};
+use super::programs::{compile, redis, sort, Ran};
 use crate::guest::{Cgroup, Guest, Swap, MIB};
 
 /// Pages of the pattern program (128 MiB), and the MiB that it is given.
@@ -21,13 +18,17 @@ const PATTERN_LIMIT_MIB: u64 = 32;
 /// Room for the pattern and what else is away at that time.
 const CAPACITY: &str = "768M";
 
+/// What is sorted: 8 MiB in long lines.
+const SORT_LINES: u64 = 2048;
+const SORT_LINE_BYTES: usize = 4096;
+
 /// One program's part: it runs in its cgroup and counts the bytes that are wrong.
 struct Part {
     name: &'static str,
     what: &'static str,
     size_mib: u64,
     limit_mib: u64,
-    run: fn(&Cgroup) -> Result<u64>,
+    run: fn(&Cgroup) -> Result<Ran>,
 }
 
 const PARTS: &[Part] = &[
@@ -96,7 +97,7 @@ pub fn run(guest: &mut Guest) -> Result<()> {
 fn prepare(guest: &mut Guest) -> Result<()> {
     std::thread::scope(|scope| {
         let compiling = scope.spawn(compile::prepare);
-        sort::prepare()?;
+        sort::prepare(SORT_LINES, SORT_LINE_BYTES)?;
         compiling
             .join()
             .map_err(|_| anyhow!("the preparing thread panicked"))?
@@ -131,7 +132,7 @@ fn programs(guest: &mut Guest) -> Result<u64> {
         }
         drop(sender);
         for (part, cgroup, result, seconds) in &ended {
-            let differing = result.with_context(|| part.what)?;
+            let differing = result.with_context(|| part.what)?.wrong;
             wrong += differing;
             let away = cgroup.number("memory.swap.peak")? / MIB;
             guest.host.row(Row {
