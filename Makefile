@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-cost bench-server check clean distclean refresh
+.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-apps bench-cost bench-server check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -115,6 +115,9 @@ test-debug: prepare ## the guests' tests on a kernel with KASAN and lockdep: hou
 
 bench: guest-ready ## how long a page takes, beside nbd, a RAM disk and a ping-pong
 	@$(ENV)/as-root $(B)/qemu-test bench $(if $(QUICK),--quick)
+
+bench-apps: guest-ready ## how much longer programs take with less memory than they need, beside nbd and zram
+	@$(ENV)/as-root $(B)/qemu-test bench-apps $(if $(QUICK),--quick)
 
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost

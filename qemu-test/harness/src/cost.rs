@@ -25,8 +25,9 @@ const OURS: &str = "memsrv";
 /// hundredths.
 const OTHERS: [&str; 2] = ["nbd -t1", "brd"];
 /// What is measured, and its words for a table.
-const WHAT: [(&str, &str); 2] = [
+const WHAT: [(&str, &str); 3] = [
     ("fault_ns", "page faulted in"),
+    ("sequential_ns", "page read in sequence, with readahead"),
     ("evict_ns", "page evicted"),
 ];
 

@@ -5,6 +5,7 @@
 //! addresses vanish with the last process in it, however that ends, and two runs cannot meet. Children
 //! are killed by the kernel when this program dies (`setpriv --pdeathsig`).
 
+mod apps;
 mod boot;
 mod console;
 mod cost;
@@ -74,6 +75,12 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Measures programs with less memory than they need, the rest with memsrv and with others.
+    BenchApps {
+        /// One round, with half of the memory.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Races the server with others on this machine, without guests: requests for a second of its processor, beside
     /// nbdkit, redis and a bare echo server; what a request costs with more pages and clients; memory beside pages.
     BenchServer {
@@ -116,6 +123,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Faults { filter } => faults::run(&tree, &filter),
         Command::Bench { quick } => micro::run(&tree, quick),
         Command::BenchCost { update } => cost::run(&tree, update),
+        Command::BenchApps { quick } => apps::run(&tree, quick),
         Command::BenchServer { quick } => race::run(&tree, quick),
         Command::List => Ok(true),
     }

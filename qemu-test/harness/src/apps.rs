@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! `bench-apps`: how much longer programs take with a part of the memory that they need, the rest with one contender
+//! or another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+use qemu_test_wire::Samples;
+
+use crate::measure::{self, quantile};
+use crate::tree::Tree;
+
+/// Whoever has all the memory that it needs.
+const LOCAL: &str = "local";
+/// Whose slowdown is compared with the others'.
+const OURS: &str = "memsrv";
+/// With whose.
+const THEIRS: &str = "nbd";
+
+/// Runs it.
+pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
+    let name = if quick { "apps-quick" } else { "apps" };
+    let Some(samples) = measure::run(tree, name)? else {
+        return Ok(false);
+    };
+    println!("\n{}", table(&samples));
+    Ok(true)
+}
+
+/// How long each took in the median of the rounds, in nanoseconds, by program, percent of its memory, and whose.
+type Figures = BTreeMap<(String, u64), BTreeMap<String, f64>>;
+
+fn figures(samples: &[Samples]) -> Figures {
+    let mut all: BTreeMap<((String, u64), String), Vec<u64>> = BTreeMap::new();
+    for samples in samples {
+        let Some((app, share)) = parse(&samples.what) else {
+            continue;
+        };
+        let values = all.entry(((app, share), samples.who.clone())).or_default();
+        values.extend(&samples.values);
+    }
+    let mut figures = Figures::new();
+    for ((what, who), mut values) in all {
+        let of = figures.entry(what).or_default();
+        of.insert(who, quantile(&mut values, 50));
+    }
+    figures
+}
+
+/// `redis_50_ns` is redis with 50% of its memory.
+fn parse(what: &str) -> Option<(String, u64)> {
+    let (app, share) = what.strip_suffix("_ns")?.rsplit_once('_')?;
+    Some((app.to_owned(), share.parse().ok()?))
+}
+
+/// A line for each program and share of its memory: how many times as long as with all of it; and our extra time as a
+/// part of the other's.
+fn table(samples: &[Samples]) -> Table {
+    let figures = figures(samples);
+    let whos: BTreeSet<&str> = samples
+        .iter()
+        .map(|samples| samples.who.as_str())
+        .filter(|who| *who != LOCAL)
+        .collect();
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    let mut header = vec!["program".to_owned(), "memory".to_owned()];
+    header.extend(whos.iter().map(|who| (*who).to_owned()));
+    header.push(format!("extra time, {OURS}/{THEIRS}"));
+    table.set_header(header);
+    for ((app, share), of) in figures.iter().rev() {
+        let local = figures
+            .get(&(app.clone(), 100))
+            .and_then(|of| of.get(LOCAL));
+        let Some(local) = local.filter(|_| *share < 100) else {
+            continue;
+        };
+        let slowdown = |who: &str| of.get(who).map(|ns| ns / local);
+        let mut row = vec![app.clone(), format!("{share}%")];
+        row.extend(
+            whos.iter().map(|who| {
+                slowdown(who).map_or(String::new(), |slowdown| format!("{slowdown:.2}"))
+            }),
+        );
+        let extra = slowdown(OURS).zip(slowdown(THEIRS));
+        row.push(extra.map_or(String::new(), |(ours, theirs)| {
+            format!("{:.2}", (ours - 1.0) / (theirs - 1.0))
+        }));
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_how_many_times_as_long_each_takes() {
+        let sample = |who: &str, what: &str, values: &[u64]| Samples {
+            who: who.to_owned(),
+            what: what.to_owned(),
+            round: 0,
+            values: values.to_vec(),
+        };
+        let samples = [
+            sample(LOCAL, "stress-ng_100_ns", &[100]),
+            sample(OURS, "stress-ng_50_ns", &[150, 160, 110]),
+            sample(THEIRS, "stress-ng_50_ns", &[300]),
+        ];
+        let table = table(&samples).to_string();
+        let line = table.lines().last().unwrap();
+        let words: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert_eq!(words, ["", "stress-ng", "50%", "1.50", "3.00", "0.25", ""]);
+    }
+}
