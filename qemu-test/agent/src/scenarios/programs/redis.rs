@@ -18,7 +18,7 @@ use crate::ROOT;
 /// Keys for the demo, and for the benchmark, in which so many are read.
 const KEYS: u64 = 6144;
 const MANY_KEYS: u64 = 12_288;
-const READS: u64 = 16_384;
+const READS: u64 = 4096;
 const VALUE_BYTES: usize = 4096;
 /// Requests that are sent before their answers are read.
 const BATCH: usize = 64;
