@@ -45,7 +45,7 @@ struct Nobody;
 impl Audience for Nobody {}
 
 /// Those of the scenarios that can arise and that one of the words means: the one of that name or, if there is none,
-/// all whose names contain it.
+/// all whose names contain it. Without words all.
 pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>> {
     let is_name = |word: &String| scenarios.iter().any(|scenario| scenario.name == *word);
     let (names, parts): (Vec<&String>, Vec<&String>) = words.iter().partition(|word| is_name(word));
@@ -54,7 +54,9 @@ pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>
         .filter(Scenario::can_arise)
         .partition(|scenario| {
             let name = &scenario.name;
-            names.contains(&name) || parts.iter().any(|part| name.contains(*part))
+            words.is_empty()
+                || names.contains(&name)
+                || parts.iter().any(|part| name.contains(*part))
         });
     ensure!(
         !chosen.is_empty(),
@@ -67,17 +69,13 @@ pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>
 
 /// Runs all scenarios, or those that `filter` means.
 pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
-    let all = tree.scenarios()?;
-    let chosen: Vec<Scenario> = if filter.is_empty() {
-        let usual = |scenario: &Scenario| {
+    let mut scenarios = tree.scenarios()?;
+    if filter.is_empty() {
+        scenarios.retain(|scenario| {
             scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug)
-        };
-        let usual = all.into_iter().filter(usual);
-        usual.filter(Scenario::can_arise).collect()
-    } else {
-        meant(all, filter)?
-    };
-    let ended = run_these(tree, chosen)?;
+        });
+    }
+    let ended = run_these(tree, meant(scenarios, filter)?)?;
     let summary = format!("{} {}\n", ended.passed(), ended.failed());
     let path = tree.log_root().join("guest-summary");
     fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;
@@ -380,5 +378,34 @@ fn talk(
                 )));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenario(name: &str) -> Scenario {
+        let value = serde_json::json!({
+            "name": name, "about": "", "limit_s": 1, "module": true, "in_test": true, "debug": false,
+            "machine": { "memory_mib": 1, "cpus": 1, "swap_mib": [], "purpose": "test" },
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_whole_name_means_one_scenario_and_a_part_all_that_have_it() {
+        let means = |words: &[&str]| {
+            let all = ["full", "full-zswap", "mirror-full", "held"].map(scenario);
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let chosen = meant(all.into(), &words);
+            chosen.map(|chosen| chosen.into_iter().map(|one| one.name).collect::<Vec<_>>())
+        };
+        assert_eq!(means(&["full"]).unwrap(), ["full"]);
+        assert_eq!(means(&["full-", "held"]).unwrap(), ["full-zswap", "held"]);
+        assert_eq!(means(&["ful"]).unwrap().len(), 3);
+        assert_eq!(means(&[]).unwrap().len(), 4);
+        let error = means(&["nonsense"]).unwrap_err().to_string();
+        assert_eq!(error, "none of the 4 names contains nonsense");
     }
 }

@@ -3,17 +3,18 @@
 //! The measuring generator against a server in the test's own process, and against its own echo server.
 
 #[cfg(test)]
+mod server;
+
+#[cfg(test)]
 mod race {
     use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-    use std::os::unix::net::UnixStream;
     use std::process::{Child, Stdio};
 
     use assert_cmd::cargo::cargo_bin;
     use assert_cmd::Command;
-    use clap::Parser;
-    use memsrvd::config::{Args, Config};
     use serde_json::Value;
+
+    use crate::server::Server;
 
     /// Runs it, and gives the JSON lines that it has written.
     fn race(options: &[&str], orders: &str) -> Vec<Value> {
@@ -33,25 +34,12 @@ mod race {
 
     #[test]
     fn it_fills_a_server_and_measures_what_it_is_told_to() {
-        let fixed = [
-            "memsrvd",
-            "--no-lock",
-            "--listen",
-            "127.0.0.1:0",
-            "--capacity",
-            "16M",
-        ];
-        let config = Config::resolve(Args::try_parse_from(fixed).unwrap()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (stop, stopped) = UnixStream::pair().unwrap();
-        let server =
-            std::thread::spawn(move || memsrvd::server::run(&config, listener, stopped).unwrap());
+        let server = Server::start();
 
         let pid = std::process::id().to_string();
         let options = [
             "--server",
-            &address,
+            &server.address,
             "--connections",
             "3",
             "--threads",
@@ -81,8 +69,7 @@ mod race {
         }
         assert!(loads["loads"]["p999_us"].as_f64() >= loads["loads"]["p50_us"].as_f64());
 
-        drop(stop);
-        server.join().unwrap();
+        server.end();
     }
 
     /// The echo server; it is killed when the value goes.

@@ -3,13 +3,13 @@
 //! The load generator against a server in the test's own process.
 
 #[cfg(test)]
-mod run {
-    use std::net::TcpListener;
-    use std::os::unix::net::UnixStream;
+mod server;
 
+#[cfg(test)]
+mod run {
     use assert_cmd::Command;
-    use clap::Parser;
-    use memsrvd::config::{Args, Config};
+
+    use crate::server::Server;
 
     fn loadgen(server: &str, options: &[&str]) -> std::process::Output {
         let mut command = Command::cargo_bin("memsrv-loadgen").unwrap();
@@ -22,20 +22,7 @@ mod run {
 
     #[test]
     fn it_finds_nothing_wrong_and_tells_rates_and_times() {
-        let fixed = [
-            "memsrvd",
-            "--no-lock",
-            "--listen",
-            "127.0.0.1:0",
-            "--capacity",
-            "16M",
-        ];
-        let config = Config::resolve(Args::try_parse_from(fixed).unwrap()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (stop, stopped) = UnixStream::pair().unwrap();
-        let server =
-            std::thread::spawn(move || memsrvd::server::run(&config, listener, stopped).unwrap());
+        let server = Server::start();
 
         let options = [
             "--connections",
@@ -46,7 +33,7 @@ mod run {
             "1",
             "--json",
         ];
-        let output = loadgen(&address, &options);
+        let output = loadgen(&server.address, &options);
         assert!(output.status.success(), "{output:?}");
         let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(result["wrong"], 0);
@@ -58,8 +45,7 @@ mod run {
             assert!(side["p99_us"].as_u64() >= side["p50_us"].as_u64());
         }
 
-        drop(stop);
-        server.join().unwrap();
+        server.end();
     }
 
     #[test]
