@@ -122,7 +122,7 @@ bench-apps: guest-ready ## how much longer programs take with less memory than t
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost
 
-bench-server: prepare ## the server beside nbdkit, redis and a bare echo server; with QUICK=1 two minutes of it
+bench-server: prepare ## the server beside nbdkit, redis and a bare echo server; with QUICK=1 a part of it
 	@$(MAKE) user tools race
 	@$(ENV)/as-root $(B)/qemu-test bench-server $(if $(QUICK),--quick)
 

@@ -84,7 +84,7 @@ enum Command {
     /// Races the server with others on this machine, without guests: requests for a second of its processor, beside
     /// nbdkit, redis and a bare echo server; what a request costs with more pages and clients; memory beside pages.
     BenchServer {
-        /// Two short rounds of a million pages at most, in under two minutes.
+        /// Two short rounds of a million pages at most.
         #[arg(long)]
         quick: bool,
     },
