@@ -347,10 +347,10 @@ impl Link {
         let relay = &lane.shared.areas.relay;
         let step_ms = u32::try_from(self.step_ms()).unwrap_or(u32::MAX);
         let connection = Connection::open(server.0, step_ms).map_err(NoSession::Network)?;
-        let (asked, acked) = self.last();
+        let (asked, executed) = self.last();
         let welcome = self.handshake(&connection, asked)?;
         let known = asked == Instance::default() || asked == welcome.instance;
-        let forgot = !known || welcome.executed < acked;
+        let forgot = !known || welcome.executed < executed;
         if forgot && self.replica == Replica::Primary && relay.is_on() {
             if !self.may_forget(session) {
                 return Err(NoSession::Forgot);
@@ -414,12 +414,12 @@ impl Link {
         Ok(())
     }
 
-    /// The life of the server that this lane was connected to last, and what that has acknowledged.
+    /// The life of the server that this lane was connected to last, and what that has executed.
     pub(super) fn last(&self) -> (Instance, Seq) {
         let state = self.lane.state.lock();
         let source = state.sources.get(index(self.replica));
         let instance = source.map_or(Instance::default(), Source::instance);
-        (instance, state.streams.acked(self.replica))
+        (instance, state.streams.executed(self.replica))
     }
 
     /// Before this server leaves for good: from now on the other one has all that counts of this lane, if it

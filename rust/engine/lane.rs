@@ -136,10 +136,10 @@ where
         }
     }
 
-    /// The highest number that this replica has acknowledged. A server of the same life that has executed less
-    /// has forgotten its pages.
-    pub fn acked(&self, replica: Replica) -> Seq {
-        self.stream(replica).map_or(Seq(0), Stream::acked)
+    /// The highest number that this replica has acknowledged and not refused. A server of the same life that has
+    /// executed less has forgotten its pages.
+    pub fn executed(&self, replica: Replica) -> Seq {
+        self.stream(replica).map_or(Seq(0), Stream::executed)
     }
 
     /// Takes from an unconnected replica what need not wait for it.

@@ -45,7 +45,7 @@ where
         refills.each(|refill, tag| {
             let standing = clusters.standing(replica, refill.cluster);
             let phase = match refill.phase {
-                Phase::Wiping(seq) if stream.acked() < seq => refill.phase,
+                Phase::Wiping(seq) if stream.executed() < seq => refill.phase,
                 Phase::Wiping(_) if clusters.wiped(replica, refill.cluster) => {
                     // What it had acknowledged of stores that go on is gone with the rest.
                     other.each_store(|token| copies.wiped(token, replica, refill.cluster));

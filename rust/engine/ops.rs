@@ -74,6 +74,8 @@ pub(super) struct Ops<S, B> {
     issued: Seq,
     /// The highest number that an ACK has covered.
     acked: Seq,
+    /// The same without refused stores.
+    executed: Seq,
     /// The highest number sent on this connection, and ever.
     sent_here: Seq,
     sent_ever: Seq,
@@ -92,6 +94,7 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
             frees: 0,
             issued: Seq(0),
             acked: Seq(0),
+            executed: Seq(0),
             sent_here: Seq(0),
             sent_ever: Seq(0),
             token: PhantomData,
@@ -107,8 +110,8 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         self.issued = self.issued.max(seq);
     }
 
-    pub(super) fn acked(&self) -> Seq {
-        self.acked
+    pub(super) fn executed(&self) -> Seq {
+        self.executed
     }
 
     /// Whether nothing up to this number waits for an answer.
@@ -242,6 +245,9 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
         while let Some(op) = self.pop_sent_if(|op| op.seq <= seq) {
             if let What::Store { token, .. } = op.what {
                 done(token);
+            }
+            if !matches!(op.what, What::Hole) {
+                self.executed = op.seq;
             }
         }
         Ok(())

@@ -111,9 +111,10 @@ where
         self.ops.push_wipe(FreeMask::base(cluster))
     }
 
-    /// The highest number that an ACK has covered; 0 if none has.
-    pub fn acked(&self) -> Seq {
-        self.ops.acked()
+    /// The highest number that was acknowledged and not refused, 0 if none was: so much the server has executed, and
+    /// knows that it has, though it may keep a log in which a refused store leaves no trace.
+    pub fn executed(&self) -> Seq {
+        self.ops.executed()
     }
 
     /// Whether every store and free up to this number has ended.

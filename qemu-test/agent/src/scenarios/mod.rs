@@ -251,6 +251,11 @@ const TABLE: &[Entry] = &[
         "a full server: the rest to zswap",
         room::full_zswap,
     ),
+    Entry::new(
+        "upgraded",
+        "a server that keeps its pages is stopped under eviction and started anew",
+        room::upgraded,
+    ),
     Entry::new("inflight", "a tiny in-flight table", room::inflight),
     Entry::new(
         "inflight-huge",

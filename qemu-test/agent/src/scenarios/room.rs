@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{anyhow, ensure, Result};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
@@ -46,7 +46,39 @@ pub fn full(guest: &mut Guest) -> Result<()> {
     end(guest, &disk)
 }
 
-/// The same with zswap on, which takes what the server refuses.
+/// A server that keeps its pages is stopped under eviction and started anew, as for an upgrade. It refuses what comes
+/// while it stops; so its log ends before the last numbers that it has answered, and yet it has forgotten nothing.
+pub fn upgraded(guest: &mut Guest) -> Result<()> {
+    let kept = ["--persist", "@life", "--persist-ack", "--drain", "1"];
+    guest.host.start_server_with(ROOMY, &kept)?;
+    let disk = Swap::on(0, 10)?;
+    guest.insmod("")?;
+    let spec = small(PAGES, 36);
+    let (cgroup, mut filler) = filled(guest, "upgraded", 0, spec)?;
+    let mut log = vm::Log::from_now()?;
+    std::thread::scope(|scope| {
+        // Nothing is freed meanwhile: a FREE would be in the log.
+        let evicting = scope.spawn(|| evict_all(&cgroup, &spec));
+        poll("pages on the server", Duration::from_secs(60), || {
+            Ok(guest.stat("stored_pages")? >= 1000)
+        })?;
+        guest.host.stop_server()?;
+        guest.host.start_server_with(ROOMY, &kept)?;
+        let ended = evicting.join();
+        ended.map_err(|_| anyhow!("the thread that evicts panicked"))?
+    })?;
+    expect_at_least(guest, "failed_stores_full", 1)?;
+    filler.expect_right("shuffled")?;
+    filler.end()?;
+    let lines = log.lines()?;
+    ensure!(
+        !lines.iter().any(|line| line.contains("pages are lost")),
+        "the log says that pages are lost: {lines:?}"
+    );
+    end(guest, &disk)
+}
+
+/// A full server with zswap on, which takes what the server refuses.
 pub fn full_zswap(guest: &mut Guest) -> Result<()> {
     vm::set_zswap("max_pool_percent", "60")?;
     vm::set_zswap("enabled", "Y")?;

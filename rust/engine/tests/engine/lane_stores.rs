@@ -383,7 +383,7 @@ fn a_replica_that_followed_the_other_one_goes_on_above_its_numbers() {
     assert_eq!(waiting, [2]);
     b.lane.skip_to_other(Mirror);
     assert_eq!(
-        (b.lane.issued(Mirror), b.lane.acked(Mirror)),
+        (b.lane.issued(Mirror), b.lane.executed(Mirror)),
         (Seq(3), Seq(0))
     );
     b.standing(Whole, Whole);

@@ -178,6 +178,25 @@ fn after_a_reconnect_the_unanswered_go_again_in_order_with_their_numbers() {
     assert_eq!(ack(&mut s, 5), Ok(vec![stored(2), stored(4), stored(5)]));
 }
 
+/// A server that comes back with its log says the last number that is in it, and a refused store is not.
+#[test]
+fn what_was_refused_the_server_need_not_know_of() {
+    let mut s = with_stores(4, LARGE);
+    s.free(Slot(0)).unwrap();
+    drain(&mut s);
+    nak(&mut s, 4, Status::Draining).unwrap();
+    assert_eq!(s.executed(), Seq(0));
+    ack(&mut s, 4).unwrap();
+    assert_eq!(s.executed(), Seq(3));
+    ack(&mut s, 5).unwrap();
+    assert_eq!(s.executed(), Seq(5));
+    s.store(Slot(9), 0, 9, 0).unwrap();
+    drain(&mut s);
+    nak(&mut s, 6, Status::Full).unwrap();
+    ack(&mut s, 6).unwrap();
+    assert_eq!(s.executed(), Seq(5));
+}
+
 #[test]
 fn nothing_completes_by_a_disconnect() {
     let mut s = with_stores(3, LARGE);

@@ -119,6 +119,12 @@ impl Twin {
         self.stream.issued()
     }
 
+    pub fn executed(&self) -> Seq {
+        let executed = self.stream.executed();
+        assert_eq!(self.lane.executed(ONE), executed);
+        executed
+    }
+
     pub fn store(&mut self, slot: Slot, crc: u32, token: u32, now_ms: u64) -> Result<Seq, NoRoom> {
         let result = self.stream.store(slot, crc, token, now_ms);
         let free = self.tokens.borrow().iter().position(Option::is_none);
