@@ -19,6 +19,7 @@ fi
 mkdir -p "$logs"
 passed=0
 failed=0
+host_failures=
 
 # host_tests: cargo's own summary lines are added up; a test program that did not build or ended
 # before its summary counts as one failure.
@@ -31,7 +32,8 @@ host_tests() {
 	f=$(awk '/^test result: /{n += $6} END{print n + 0}' "$log")
 	if [ "$status" != 0 ]; then
 		[ "$f" != 0 ] || f=1
-		grep -E '^(error|test .* FAILED|---- )|panicked at|^Caused by' "$log" | head -n 40 || true
+		host_failures="$(grep -E '^(error|test .* FAILED|---- )|panicked at|^Caused by' "$log" | head -n 40 || true)"
+		echo "$host_failures"
 	fi
 	printf '  %3ds host tests: %d passed, %d failed\n' $((SECONDS - start)) "$p" "$f"
 	passed=$((passed + p))
@@ -55,5 +57,6 @@ guest_tests() {
 
 [ $# != 0 ] || [ "$kernel" != stock ] || host_tests
 guest_tests "$@"
+[ -z "$host_failures" ] || printf 'failed on the host:\n%s\n' "$host_failures" # who has only the end of this sees it, too
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -143,16 +143,15 @@ pub fn run_these(tree: &Tree, chosen: Vec<Scenario>) -> Result<Ended> {
         suite.boots,
         started.elapsed().as_secs()
     );
-    let failed = suite
-        .ended
-        .results
-        .iter()
-        .filter(|done| done.error.is_some());
-    for name in failed.map(|done| &done.name).chain(&suite.ended.stuck) {
-        println!("  failed: {name} (build/{}/{name}/)", tree.kernel.logs());
-    }
+    suite.repeat_failures();
     Ok(suite.ended)
 }
+
+/// Lines of a failure that are said again at the end, for who has only the end of a long log.
+const REPEATED: usize = 16;
+
+/// The servers' logs, of which a failure shows the end.
+const SERVERS: [&str; 2] = ["memsrvd.log", "mirror.log"];
 
 struct Suite<'a> {
     tree: &'a Tree,
@@ -220,6 +219,31 @@ impl Suite<'_> {
             machine.swap_mib
         );
         Ok(guest)
+    }
+
+    /// Says at the end, where it is seen, what failed and why.
+    fn repeat_failures(&self) {
+        let logs = self.tree.kernel.logs();
+        for done in &self.ended.results {
+            if let Some(error) = &done.error {
+                println!(
+                    "  failed: {} after {:.1} s (build/{logs}/{}/)",
+                    done.name, done.seconds, done.name
+                );
+                for line in error.lines().take(REPEATED) {
+                    println!("    {line}");
+                }
+                for log in SERVERS {
+                    let path = self.tree.log_root().join(&done.name).join(log);
+                    for line in tail(&fs::read_to_string(path).unwrap_or_default(), 3).lines() {
+                        println!("    {log}: {line}");
+                    }
+                }
+            }
+        }
+        for boot in &self.ended.stuck {
+            println!("  failed: {boot} did not switch off (build/{logs}/{boot}/)");
+        }
     }
 
     fn report(&mut self, scenario: &Scenario, verdict: Verdict, logs: &Path) -> Result<()> {

@@ -264,9 +264,10 @@ impl<'p, 'g> Play<'p, 'g> {
         Ok(remote + vm::vmstat("pswpin")? + vm::vmstat("pswpout")?)
     }
 
+    /// Waits until pages move, and some are on a server: while that waits for its disk they go to the guest's.
     fn moves(&self, before: u64) -> Result<()> {
         poll("pages on their way", PATIENCE, || {
-            Ok(self.moved()? >= before + MOVING)
+            Ok(self.moved()? >= before + MOVING && self.guest.stat("stored_pages")? > 0)
         })
     }
 
