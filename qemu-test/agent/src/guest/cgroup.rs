@@ -97,9 +97,14 @@ impl Cgroup {
         }
     }
 
-    /// Pages of private memory that are there.
+    /// Pages of private memory that are mapped.
     pub fn anonymous_pages(&self) -> Result<u64> {
         Ok(self.statistic("anon")? / 4096)
+    }
+
+    /// Pages that are in swap and still in memory, too: touching one fetches nothing.
+    pub fn cached_pages(&self) -> Result<u64> {
+        Ok(self.statistic("swapcached")? / 4096)
     }
 
     /// Pages that are being written.
