@@ -14,7 +14,6 @@ use anyhow::{bail, Context, Result};
 use qemu_test_wire::{self as wire, Machine, Purpose, ToGuest, ToHost};
 
 use crate::console::Console;
-use crate::network::TAP;
 use crate::tree::Tree;
 
 /// How long a guest may take to its first word; it takes 10 s on a quiet machine.
@@ -45,16 +44,30 @@ pub enum Event {
 }
 
 impl Guest {
-    /// Boots a machine and waits until its agent is ready.
-    pub fn boot(tree: &Tree, machine: &Machine, initramfs: &Path, logs: &Path) -> Result<Self> {
+    /// Boots a machine behind a tap device, and waits until its agent is ready.
+    pub fn boot(
+        tree: &Tree,
+        machine: &Machine,
+        tap: &str,
+        initramfs: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
         let scratch = logs.join("disks");
         fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
         let patience = tree.kernel.patience(BOOT_LIMIT);
-        let name = format!("memsrv-qemu-test-{}", std::process::id());
+        let name = format!("memsrv-qemu-test-{}-{tap}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).context("naming a socket")?;
         let listener = UnixListener::bind_addr(&address).context("listening for QEMU")?;
         let console_path = logs.join("console.log");
-        let mut command = command(tree, machine, initramfs, &console_path, &name, &scratch)?;
+        let mut command = command(
+            tree,
+            machine,
+            tap,
+            initramfs,
+            &console_path,
+            &name,
+            &scratch,
+        )?;
         let errors = File::create(logs.join("qemu.log")).context("making qemu.log")?;
         command
             .stdin(Stdio::null())
@@ -191,6 +204,7 @@ fn listen(socket: UnixStream) -> Receiver<std::io::Result<Option<ToHost>>> {
 fn command(
     tree: &Tree,
     machine: &Machine,
+    tap: &str,
     initramfs: &Path,
     console: &Path,
     socket: &str,
@@ -236,7 +250,7 @@ fn command(
         wire::PORT_NAME
     ));
     command.arg("-netdev").arg(format!(
-        "tap,id=network,ifname={TAP},script=no,downscript=no"
+        "tap,id=network,ifname={tap},script=no,downscript=no"
     ));
     command.args(["-device", "virtio-net-pci,netdev=network,romfile="]);
     command.arg("-drive").arg(format!(

@@ -18,7 +18,7 @@ use crate::tree::Tree;
 const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem"];
 
 /// What memsrv is compared with: loaded when asked for, each from its own list.
-const CONTENDERS: &[&str] = &["nbd", "brd", "zram"];
+const CONTENDERS: &[&str] = &["nbd", "brd", "zram", "nvme_tcp", "nvmet_tcp"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;

@@ -22,6 +22,7 @@ mod other;
 mod race;
 mod server;
 mod suite;
+mod target;
 mod tree;
 
 use std::process::ExitCode;

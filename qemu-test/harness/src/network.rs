@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A network namespace of our own, and in it the tap device that the guest is behind.
+//! A network namespace of our own, and in it the tap device that the guest is behind, and for a while that of a second
+//! guest.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,8 @@ use qemu_test_wire as wire;
 
 /// The tap device's name, inside the namespace.
 pub const TAP: &str = "tap0";
+/// That of a second guest.
+pub const SECOND_TAP: &str = "tap1";
 const MARK: &str = "QEMU_TEST_INSIDE_NAMESPACE";
 
 /// Goes on in a new network namespace, with loopback and the tap device up.
@@ -44,6 +47,45 @@ pub fn enter_own_namespace() -> Result<()> {
 pub fn address(verb: &str, own: &str) -> Result<()> {
     let address = format!("{own}/{}", wire::PREFIX);
     ip(&["address", verb, &address, "dev", TAP])
+}
+
+/// The way between the guest and a second one; it ends with the value.
+///
+/// Each has its own tap device, and the host forwards between them and answers in each for who is behind the other, so
+/// that the second guest is just one more address of the first one's network. A bridge would be a module that not every
+/// host has, and would take the addresses from the usual tap device.
+pub struct SecondTap(());
+
+impl SecondTap {
+    /// Makes it.
+    pub fn up() -> Result<Self> {
+        ip(&["tuntap", "add", SECOND_TAP, "mode", "tap"])?;
+        let made = Self(());
+        ip(&["link", "set", SECOND_TAP, "up"])?;
+        ip(&["route", "add", wire::TARGET_ADDRESS, "dev", SECOND_TAP])?;
+        for tap in [TAP, SECOND_TAP] {
+            forward(tap, true)?;
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for SecondTap {
+    fn drop(&mut self) {
+        // The namespace is about to end, or the next one to be made says what is wrong.
+        let _ = ip(&["link", "delete", SECOND_TAP]);
+        let _ = forward(TAP, false);
+    }
+}
+
+/// Whether what comes from a device goes on to others, and whether it is told that we are these others.
+fn forward(tap: &str, on: bool) -> Result<()> {
+    for knob in ["forwarding", "proxy_arp"] {
+        let knob = format!("/proc/sys/net/ipv4/conf/{tap}/{knob}");
+        let value = if on { "1" } else { "0" };
+        std::fs::write(&knob, value).with_context(|| format!("writing to {knob}"))?;
+    }
+    Ok(())
 }
 
 /// The kernel's usual congestion control in this namespace, whatever the machine's default is.

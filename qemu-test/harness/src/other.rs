@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What memsrv is compared with, outside the guest: Debian's own programs, run in the tree that the guest's root
-//! was made of.
+//! was made of, and a second guest.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{self as wire, Other};
 
+use crate::target::Target;
 use crate::tree::Tree;
 
 /// What they may hold.
@@ -20,7 +21,13 @@ const ROOM: &str = "1G";
 const NBD_FILE: &str = "/var/tmp/nbd-server.img";
 
 /// One of them; it is killed when the value goes.
-pub struct Running(Child);
+pub enum Running {
+    /// A program.
+    Program(Child),
+    /// A guest.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    Guest(Target),
+}
 
 impl Running {
     /// Starts it and waits until it takes connections.
@@ -53,6 +60,7 @@ impl Running {
                 command.arg("chroot").arg(tree.file("guest-root")?);
                 command.args(["/usr/bin/nbd-server", "-d", &at, NBD_FILE]);
             }
+            Other::Nvme => return Target::start(tree).map(Self::Guest),
         }
         let log = File::create(logs.join(format!("{other:?}.log").to_lowercase()))
             .context("making a log")?;
@@ -62,10 +70,12 @@ impl Running {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {other:?} by setpriv"))?;
-        let mut running = Self(child);
+        let mut running = Self::Program(child);
         let address: SocketAddr = address.parse().context("an address")?;
         let name = format!("{other:?}");
-        await_port(&mut running.0, address, &name, tree, logs)?;
+        if let Self::Program(child) = &mut running {
+            await_port(child, address, &name, tree, logs)?;
+        }
         Ok(running)
     }
 }
@@ -92,8 +102,10 @@ pub fn await_port(
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Already ended is no error here.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Self::Program(child) = self {
+            // Already ended is no error here.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

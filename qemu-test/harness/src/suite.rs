@@ -13,6 +13,7 @@ use crate::boot::{tail, Event, Guest};
 use crate::console::is_stale_breakpoint;
 use crate::initramfs;
 use crate::kernel::Kernel;
+use crate::network::TAP;
 use crate::server::Outside;
 use crate::tree::Tree;
 
@@ -40,7 +41,8 @@ pub trait Audience {
     fn samples(&mut self, _samples: Samples) {}
 }
 
-struct Nobody;
+/// Nobody does.
+pub struct Nobody;
 
 impl Audience for Nobody {}
 
@@ -287,22 +289,27 @@ const REBOOTS: u32 = 2;
 
 /// Boots a machine, its logs in `build/test-logs/NAME/`; a further attempt's are beside it.
 pub fn boot(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
+    boot_behind(tree, machine, TAP, name)
+}
+
+/// The same behind another tap device than usual.
+pub fn boot_behind(tree: &Tree, machine: &Machine, tap: &str, name: &str) -> Result<Guest> {
     let mut logs = name.to_owned();
     for attempt in 1..=REBOOTS {
-        match boot_once(tree, machine, &logs) {
+        match boot_once(tree, machine, tap, &logs) {
             Ok(guest) => return Ok(guest),
             Err(error) => println!("       booting again: {error:#}"),
         }
         logs = format!("{name}-again-{attempt}");
     }
-    boot_once(tree, machine, &logs)
+    boot_once(tree, machine, tap, &logs)
 }
 
-fn boot_once(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {
+fn boot_once(tree: &Tree, machine: &Machine, tap: &str, name: &str) -> Result<Guest> {
     let logs = tree.logs(name)?;
     let archive = logs.join("initramfs.cpio");
     initramfs::write(tree, machine.purpose, &archive)?;
-    let guest = Guest::boot(tree, machine, &archive, &logs);
+    let guest = Guest::boot(tree, machine, tap, &archive, &logs);
     // QEMU has read it by the time the agent speaks.
     let _ = fs::remove_file(&archive);
     guest

@@ -21,6 +21,10 @@ pub const HOST_ADDRESS: &str = "10.77.0.1";
 pub const MIRROR_ADDRESS: &str = "10.77.0.3";
 /// The guest's address.
 pub const GUEST_ADDRESS: &str = "10.77.0.2";
+/// The second guest's, if there is one: that which serves by NVMe/TCP.
+pub const TARGET_ADDRESS: &str = "10.77.0.4";
+/// The scenario that makes a second guest serve.
+pub const TARGET_SCENARIO: &str = "nvme-target";
 /// Length of their network's prefix.
 pub const PREFIX: u8 = 24;
 /// The memory servers' port.
@@ -224,6 +228,8 @@ pub enum Other {
     NbdkitOneThread,
     /// Debian's nbd-server, on a file in memory.
     NbdServer,
+    /// A second guest, which serves its RAM by NVMe/TCP at [`TARGET_ADDRESS`].
+    Nvme,
 }
 
 impl Other {
@@ -234,6 +240,8 @@ impl Other {
             Self::Pong => 7171,
             Self::Nbdkit | Self::NbdkitOneThread => 10809,
             Self::NbdServer => 10810,
+            // The one registered for NVMe over fabrics.
+            Self::Nvme => 4420,
         }
     }
 }

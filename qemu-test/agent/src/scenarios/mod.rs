@@ -24,7 +24,7 @@ mod through;
 mod tiers;
 
 use anyhow::Result;
-use qemu_test_wire::{Machine, Purpose, Scenario};
+use qemu_test_wire::{Machine, Purpose, Scenario, TARGET_SCENARIO};
 
 use crate::guest::Guest;
 
@@ -135,6 +135,14 @@ impl Entry {
             machine,
             in_test: false,
             ..Self::new(name, about, run)
+        }
+    }
+
+    /// What a second guest does for the first.
+    const fn second(name: &'static str, about: &'static str, run: Scene) -> Self {
+        Self {
+            module: false,
+            ..Self::measure(Kind::Measuring, name, about, run)
         }
     }
 
@@ -574,6 +582,12 @@ const TABLE: &[Entry] = &[
         bench::time,
     )
     .within(3600),
+    Entry::second(
+        TARGET_SCENARIO,
+        "the second guest's part in `make bench`: serves its RAM by NVMe/TCP",
+        bench::nvme_target,
+    )
+    .within(300),
     Entry::measure(
         Kind::Measuring,
         "apps",

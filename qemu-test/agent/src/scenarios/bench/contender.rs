@@ -3,15 +3,16 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use qemu_test_wire::{Other, HOST_ADDRESS, SERVER_PORT};
 
+use super::nvme;
 use super::server::Server;
 use crate::guest::{module, program, Guest, Swap};
 use crate::SELF;
 
 /// What a contender can hold, and its swap area: much more than is away at any time.
-const ROOM_MIB: u32 = 256;
+pub const ROOM_MIB: u32 = 256;
 /// This machine.
 const HERE: &str = "127.0.0.1";
 
@@ -28,6 +29,8 @@ pub enum Contender {
     NbdPerCpu,
     /// The kernel's nbd with Debian's nbd-server, on a file in memory.
     NbdServer,
+    /// The kernel's NVMe/TCP with its target in a second guest, which is emulated as this one is.
+    Nvme,
     /// The kernel's RAM disk: the local bound.
     Brd,
     /// Compressed in this machine's memory: what half of it can hold costs no network.
@@ -63,6 +66,7 @@ impl Contender {
         Self::NbdOneThread,
         Self::NbdPerCpu,
         Self::NbdServer,
+        Self::Nvme,
         Self::Zram,
         Self::Brd,
         Self::Disk,
@@ -76,6 +80,7 @@ impl Contender {
             Self::NbdOneThread => "nbd -t1",
             Self::NbdPerCpu => "nbd per CPU",
             Self::NbdServer => "nbd-server",
+            Self::Nvme => "nvme-tcp",
             Self::Zram => "zram",
             Self::Disk => "disk",
             Self::Brd => "brd",
@@ -114,6 +119,7 @@ impl Contender {
                 program::run(None, &[&words[..], &["-C", &connections]].concat())?;
                 Swap::on_disk("nbd0", 10)?
             }
+            Self::Nvme => Swap::on_disk(&nvme::connect()?, 10)?,
             Self::Zram => {
                 module::load_list("zram", "num_devices=1")?;
                 fs::write("/sys/block/zram0/disksize", &room).context("making a zram disk")?;
@@ -139,6 +145,7 @@ impl Contender {
             Self::Nbd | Self::NbdPerCpu => Some(Other::Nbdkit),
             Self::NbdOneThread => Some(Other::NbdkitOneThread),
             Self::NbdServer => Some(Other::NbdServer),
+            Self::Nvme => Some(Other::Nvme),
             Self::Memsrv | Self::Brd | Self::Zram | Self::Disk => None,
         }
     }
@@ -154,6 +161,7 @@ impl Contender {
                 let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
                 return Server::start(false, &words, &address).map(Some);
             }
+            (Self::Nvme, _, Place::Here) => bail!("it is only measured with a second guest"),
             (_, Some(other), Place::Here) => {
                 let address = format!("{HERE}:{}", other.port());
                 let threads = if other == Other::Nbdkit { "16" } else { "1" };
@@ -168,6 +176,14 @@ impl Contender {
 }
 
 impl Running {
+    /// A floor of its own, of so many pings, if its server is not where the others' are.
+    pub fn floor(&self, pings: usize) -> Result<Option<Vec<u64>>> {
+        match self.who {
+            Contender::Nvme => nvme::floor(pings).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Ends it, and everything of it.
     pub fn end(self, guest: &mut Guest) -> Result<()> {
         self.swap.off()?;
@@ -183,6 +199,11 @@ impl Running {
             Contender::Brd => module::unload("brd")?,
             Contender::Zram => module::unload("zram")?,
             Contender::Disk => {}
+            // Never in this machine.
+            Contender::Nvme => {
+                nvme::disconnect()?;
+                guest.host.stop_other()?;
+            }
             Contender::Nbd
             | Contender::NbdOneThread
             | Contender::NbdPerCpu

@@ -4,8 +4,10 @@
 mod apps;
 mod contender;
 mod evict;
+mod nvme;
 mod page;
 mod server;
 
 pub use apps::{apps, quick_apps};
+pub use nvme::target as nvme_target;
 pub use page::{cost, quick, time};

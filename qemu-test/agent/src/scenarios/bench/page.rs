@@ -94,6 +94,10 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
 
 fn one(guest: &mut Guest, plan: &Plan, who: Contender, round: usize) -> Result<()> {
     let running = who.begin(guest, plan.place)?;
+    if let Some(pings) = running.floor(plan.faults)? {
+        let floor = format!("ping-pong {}", who.name());
+        guest.host.samples(&floor, "fault_ns", round, pings)?;
+    }
     let name = who.name().replace(' ', "-");
     let cgroup = guest.cgroup(&format!("bench-{name}-{round}"), 0)?;
     let mut measured = Measured {
