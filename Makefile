@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-apps bench-cost bench-server check clean distclean refresh
+.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-apps bench-cost bench-server bench-keep check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -61,6 +61,12 @@ user: prepare-build
 tools: prepare-build
 	$(STEP) 'the test harness and its guest agent' -- $(cargo_static) --profile tools -p qemu-test -p qemu-test-agent
 	@install -m 755 $(CARGO_OUT)/tools/qemu-test $(CARGO_OUT)/tools/qemu-test-agent $(B)/
+
+# Of its own, for `make demo` shall not wait for what it draws with.
+pictures: prepare-build
+	$(STEP) 'qemu-test-pictures, which draws' -- $(cargo_static) --profile tools -p qemu-test-pictures
+	@install -m 755 $(CARGO_OUT)/tools/qemu-test-pictures $(B)/
+.PHONY: pictures
 
 race: prepare-build
 	$(STEP) 'memsrv-race, which measures servers' -- $(cargo_static) --release -p memsrv-loadgen --bin memsrv-race
@@ -113,18 +119,21 @@ test-debug: prepare ## the guests' tests on a kernel with KASAN and lockdep: hou
 	@$(MAKE) user tools debug-module
 	@$(ENV)/as-root $(ENV)/run-tests.sh --kernel debug $(FILTER)
 
-bench: guest-ready ## how long a page takes, beside nbd, a RAM disk and a ping-pong
+bench: guest-ready pictures ## how long a page takes, beside nbd, a RAM disk and a ping-pong
 	@$(ENV)/as-root $(B)/qemu-test bench $(if $(QUICK),--quick)
 
-bench-apps: guest-ready ## how much longer programs take with less memory than they need, beside nbd and zram
+bench-apps: guest-ready pictures ## how much longer programs take with less memory than they need, beside nbd and zram
 	@$(ENV)/as-root $(B)/qemu-test bench-apps $(if $(QUICK),--quick)
 
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost
 
 bench-server: prepare ## the server beside nbdkit, redis and a bare echo server; with QUICK=1 a part of it
-	@$(MAKE) user tools race
+	@$(MAKE) user tools race pictures
 	@$(ENV)/as-root $(B)/qemu-test bench-server $(if $(QUICK),--quick)
+
+bench-keep: tools pictures ## the last full run of bench, bench-apps and bench-server, with its pictures and machine, into Documentation/benchmarks/run
+	@$(B)/qemu-test bench-keep
 
 check: MAKE_IN = $(ROOT) make
 check: prepare-build ## the cheap gates: formatting, lints, documentation

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
+use qemu_test_results::figures::quantile;
 use qemu_test_wire::Samples;
 
-use crate::measure::{self, quantile};
+use crate::measure;
+use crate::record::Recording;
 use crate::tree::Tree;
 
 /// Whoever has all the memory that it needs.
@@ -22,10 +24,12 @@ const THEIRS: &str = "nbd";
 /// Runs it.
 pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
     let name = if quick { "apps-quick" } else { "apps" };
+    let recording = Recording::begin(tree, quick)?;
     let Some(samples) = measure::run(tree, name)? else {
         return Ok(false);
     };
     println!("\n{}", table(&samples));
+    recording.keep(tree, samples, |results| &mut results.apps)?;
     Ok(true)
 }
 
@@ -57,7 +61,7 @@ fn parse(what: &str) -> Option<(String, u64)> {
 
 /// A line for each program and share of its memory: how many times as long as with all of it; and our extra time as a
 /// part of the other's.
-fn table(samples: &[Samples]) -> Table {
+pub fn table(samples: &[Samples]) -> Table {
     let figures = figures(samples);
     let whos: BTreeSet<&str> = samples
         .iter()

@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use anyhow::{ensure, Context, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
+use qemu_test_results::figures::float;
 use qemu_test_wire::Samples;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{self, float};
+use crate::measure;
 use crate::tree::Tree;
 
 /// By how much of itself a ratio may grow.
@@ -48,6 +49,10 @@ pub fn run(tree: &Tree, update: bool) -> Result<bool> {
     let Some(samples) = measure::run(tree, "cost")? else {
         return Ok(false);
     };
+    let raw = tree.place("bench").join("cost.json");
+    fs::create_dir_all(tree.place("bench")).context("making build/bench")?;
+    fs::write(&raw, serde_json::to_vec(&samples)?)
+        .with_context(|| format!("writing {}", raw.display()))?;
     let figures = figures(&samples);
     let ratios = ratios(&figures)?;
     println!("\n{}", table(&figures));

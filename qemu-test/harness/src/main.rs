@@ -14,17 +14,20 @@ mod demo;
 mod fake;
 mod faults;
 mod initramfs;
+mod keep;
 mod kernel;
 mod measure;
 mod micro;
 mod network;
 mod other;
 mod race;
+mod record;
 mod server;
 mod suite;
 mod target;
 mod tree;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -89,6 +92,15 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Draws what was measured, as SVG and PNG.
+    Pictures {
+        /// What was measured [default: build/bench/results.json].
+        results: Option<PathBuf>,
+        /// Where the pictures go [default: beside it].
+        directory: Option<PathBuf>,
+    },
+    /// Copies what was measured to Documentation/benchmarks/run, with its tables and pictures; refuses quick runs.
+    BenchKeep,
     /// Lists the scenarios.
     List,
 }
@@ -116,6 +128,17 @@ fn run(command: Command) -> Result<bool> {
         }
         return Ok(true);
     }
+    // These need neither guests nor a turn.
+    match command {
+        Command::BenchKeep => return keep::run(&tree),
+        Command::Pictures { results, directory } => {
+            let results = results.unwrap_or_else(|| record::place(&tree));
+            let beside = results.parent().map(Path::to_owned).unwrap_or_default();
+            record::draw(&tree, &results, &directory.unwrap_or(beside))?;
+            return Ok(true);
+        }
+        _ => {}
+    }
     network::enter_own_namespace()?;
     let _turn = tree.take_turn()?;
     match command {
@@ -126,6 +149,7 @@ fn run(command: Command) -> Result<bool> {
         Command::BenchCost { update } => cost::run(&tree, update),
         Command::BenchApps { quick } => apps::run(&tree, quick),
         Command::BenchServer { quick } => race::run(&tree, quick),
-        Command::List => Ok(true),
+        // Already done.
+        Command::List | Command::BenchKeep | Command::Pictures { .. } => Ok(true),
     }
 }

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::Table;
+use qemu_test_results::figures::{middle, quantile};
 use qemu_test_wire::Samples;
 
-use crate::measure::{self, quantile};
+use crate::measure;
+use crate::record::Recording;
 use crate::tree::Tree;
 
 /// The floor.
@@ -17,10 +19,12 @@ const FLOOR: &str = "ping-pong";
 /// Runs it.
 pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
     let name = if quick { "micro-quick" } else { "micro" };
+    let recording = Recording::begin(tree, quick)?;
     let Some(samples) = measure::run(tree, name)? else {
         return Ok(false);
     };
     println!("\n{}", table(&samples));
+    recording.keep(tree, samples, |results| &mut results.page)?;
     Ok(true)
 }
 
@@ -37,7 +41,7 @@ fn by_round(samples: &[Samples], percent: usize) -> BTreeMap<(String, String, us
 
 /// For each figure and contender: the median in microseconds, and its ratio to the floor of the same round, with
 /// the least and the most of the rounds.
-fn table(samples: &[Samples]) -> Table {
+pub fn table(samples: &[Samples]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
     table.set_header([
@@ -79,19 +83,6 @@ fn table(samples: &[Samples]) -> Table {
         }
     }
     table
-}
-
-/// The median; of an even number the mean of the two in the middle; 0 of none.
-pub fn middle(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let at = |place: usize| values.get(place).copied().unwrap_or(0.0);
-    let half = values.len() / 2;
-    if values.len() % 2 == 0 && half > 0 {
-        f64::midpoint(at(half - 1), at(half))
-    } else {
-        at(half)
-    }
 }
 
 fn us(ns: &[f64]) -> String {

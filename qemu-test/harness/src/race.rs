@@ -12,18 +12,18 @@ mod contender;
 mod generator;
 mod table;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
-use serde_json::json;
+use comfy_table::Table;
+use qemu_test_results::figures::float;
+use qemu_test_results::race::{Beside, Raced, Sample};
 
-use crate::measure::float;
+use crate::record::Recording;
 use crate::tree::Tree;
 use contender::{available_bytes, Contender, Processors, Running, PAGE_SIZE};
 use generator::Generator;
-use table::{Beside, Sample};
 
 /// Pages that all contenders are filled with: 256 MiB, far more than processors' caches.
 const PAGES: u64 = 65_536;
@@ -51,23 +51,19 @@ struct Race<'a> {
     tree: &'a Tree,
     logs: PathBuf,
     processors: Processors,
-    rounds: usize,
-    ms: u64,
     depths: &'static [u16],
     connections: &'static [u16],
     most_pages: u64,
-    samples: Vec<Sample>,
-    besides: Vec<Beside>,
+    raced: Raced,
 }
 
-/// Measures all, shows tables, and writes what was measured to build/bench/server.json.
+/// Measures all, shows tables, and keeps what was measured as the part `server`.
 pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
+    let recording = Recording::begin(tree, quick)?;
     let mut race = Race {
         tree,
         logs: tree.logs("bench-server")?,
         processors: Processors::choose()?,
-        rounds: if quick { 2 } else { 5 },
-        ms: if quick { 400 } else { 1000 },
         depths: if quick { QUICK_DEPTHS } else { DEPTHS },
         connections: if quick {
             QUICK_CONNECTIONS
@@ -75,15 +71,19 @@ pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
             CONNECTIONS
         },
         most_pages: if quick { 1_000_000 } else { u64::MAX },
-        samples: Vec::new(),
-        besides: Vec::new(),
+        raced: Raced {
+            rounds: if quick { 2 } else { 5 },
+            ms: if quick { 400 } else { 1000 },
+            ..Raced::default()
+        },
     };
-    let load = say_load()?;
     race.compare()?;
     race.grow()?;
     race.crowd()?;
-    race.show();
-    race.keep(&load)?;
+    for table in tables(&race.raced) {
+        println!("\n{table}");
+    }
+    recording.keep(tree, race.raced, |results| &mut results.server)?;
     Ok(true)
 }
 
@@ -104,18 +104,18 @@ impl Race<'_> {
     fn measure(
         &mut self,
         generator: &mut Generator,
-        (series, case, who): (&'static str, &str, &str),
+        (series, case, who): (&str, &str, &str),
         round: usize,
         (depth, loads): (u16, u8),
     ) -> Result<()> {
-        let line = generator.measure(depth, loads, self.ms)?;
+        let line = generator.measure(depth, loads, self.raced.ms)?;
         let cpu_us = line.server.cpu_us;
         if cpu_us < LEAST_CPU_US {
             println!("  {case}, {who}: left out, the server had a processor for {cpu_us} us only");
             return Ok(());
         }
-        self.samples.push(Sample {
-            series,
+        self.raced.samples.push(Sample {
+            series: series.to_owned(),
             case: case.to_owned(),
             who: who.to_owned(),
             round,
@@ -143,7 +143,7 @@ impl Race<'_> {
                     Ok((server.who, generator))
                 })
                 .collect::<Result<Vec<(Contender, Generator)>>>()?;
-            for round in 0..self.rounds {
+            for round in 0..self.raced.rounds {
                 for (depth, (loads, word)) in pairs(depths, &KINDS) {
                     let case = format!("{word}, {connections} x depth {depth}");
                     for (who, generator) in &mut generators {
@@ -181,7 +181,7 @@ impl Race<'_> {
             println!("{pages} pages, beside {base}");
             let server = self.serve(Contender::Memsrvd, pages, 1)?;
             let mut generator = self.fill(&server, (1, DEPTH), pages)?;
-            for round in first_round..first_round + self.rounds {
+            for round in first_round..first_round + self.raced.rounds {
                 for (loads, word) in KINDS {
                     let beside = (&mut small_generator, base);
                     for (generator, pages) in [beside, (&mut generator, pages)] {
@@ -191,7 +191,7 @@ impl Race<'_> {
                     }
                 }
             }
-            first_round += self.rounds;
+            first_round += self.raced.rounds;
             self.note_memory(&server, pages, &mut generator)?;
             generator.end()?;
         }
@@ -225,7 +225,7 @@ impl Race<'_> {
         );
         let stored = used * PAGE_SIZE;
         let percent = float(rss_bytes.saturating_sub(stored)) / float(stored) * 100.0;
-        self.besides.push(Beside {
+        self.raced.memory.push(Beside {
             pages,
             rss_bytes,
             overhead_bytes,
@@ -243,7 +243,7 @@ impl Race<'_> {
             .into_iter()
             .map(|clients| Ok((clients, self.fill(&server, (clients, DEPTH), PAGES)?)))
             .collect::<Result<Vec<(u16, Generator)>>>()?;
-        for round in 0..self.rounds {
+        for round in 0..self.raced.rounds {
             for (depth, (loads, word)) in pairs(&[1, DEPTH], &KINDS) {
                 let case = format!("{word}, depth {depth}");
                 for (clients, generator) in &mut generators {
@@ -259,59 +259,31 @@ impl Race<'_> {
         }
         Ok(())
     }
-
-    fn show(&self) {
-        let series = |name| table::of_series(&self.samples, name);
-        let (compared, grown, crowded) = (series("compare"), series("grow"), series("crowd"));
-        let few_pages = SIZES.map(|pages| format!("{pages} pages"));
-        let few_clients = CLIENTS.map(|clients| format!("{clients} clients"));
-        let few = |names: &[String]| names.first().cloned().unwrap_or_default();
-        let (few_pages, few_clients) = (few(&few_pages), few(&few_clients));
-        println!("\n{}", table::comparison(&compared));
-        println!("\n{}", table::growth(&grown, &few_pages));
-        println!("\n{}", table::growth(&crowded, &few_clients));
-        println!("\n{}", table::memory(&self.besides));
-        let goals = [
-            table::goal_against(&compared, Contender::NbdkitOneThread, 2.0),
-            table::goal_against(&compared, Contender::Nbdkit, 2.0),
-            table::goal_against(&compared, Contender::Echo, 0.8),
-            table::goal_growth(&grown, &few_pages, "with more pages", 1.1),
-            table::goal_growth(&crowded, &few_clients, "with more clients", 1.1),
-            table::goal_memory(&self.besides, MANY_PAGES, 1.0),
-        ];
-        println!("\n{}", table::goals(&goals));
-    }
-
-    fn keep(&self, load: &str) -> Result<()> {
-        let place = self.tree.place("bench").join("server.json");
-        fs::create_dir_all(self.tree.place("bench")).context("making build/bench")?;
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let all = json!({
-            "revision": self.tree.revision(),
-            "kernel": kernel.trim(),
-            "load_before": load,
-            "rounds": self.rounds,
-            "ms": self.ms,
-            "samples": self.samples,
-            "memory": self.besides,
-        });
-        fs::write(&place, serde_json::to_vec(&all)?)
-            .with_context(|| format!("writing {}", place.display()))?;
-        println!("raw: {}", self.tree.short(Path::new(&place)));
-        Ok(())
-    }
 }
 
-/// What the machine does besides, before anything is measured: its load, as the kernel tells it.
-fn say_load() -> Result<String> {
-    let text = fs::read_to_string("/proc/loadavg").context("reading /proc/loadavg")?;
-    let load = text.split_ascii_whitespace().next().unwrap_or_default();
-    if load.parse::<f64>().is_ok_and(|load| load > 0.5) {
-        println!(
-            "the machine is busy (load {load}): what it does besides will be seen in the figures"
-        );
-    }
-    Ok(load.to_owned())
+/// What was raced, as tables, with the goals.
+pub fn tables(raced: &Raced) -> [Table; 5] {
+    let series = |name| table::of_series(&raced.samples, name);
+    let (compared, grown, crowded) = (series("compare"), series("grow"), series("crowd"));
+    let few_pages = SIZES.map(|pages| format!("{pages} pages"));
+    let few_clients = CLIENTS.map(|clients| format!("{clients} clients"));
+    let few = |names: &[String]| names.first().cloned().unwrap_or_default();
+    let (few_pages, few_clients) = (few(&few_pages), few(&few_clients));
+    let goals = [
+        table::goal_against(&compared, Contender::NbdkitOneThread, 2.0),
+        table::goal_against(&compared, Contender::Nbdkit, 2.0),
+        table::goal_against(&compared, Contender::Echo, 0.8),
+        table::goal_growth(&grown, &few_pages, "with more pages", 1.1),
+        table::goal_growth(&crowded, &few_clients, "with more clients", 1.1),
+        table::goal_memory(&raced.memory, MANY_PAGES, 1.0),
+    ];
+    [
+        table::comparison(&compared),
+        table::growth(&grown, &few_pages),
+        table::growth(&crowded, &few_clients),
+        table::memory(&raced.memory),
+        table::goals(&goals),
+    ]
 }
 
 /// Each of these with each of those.

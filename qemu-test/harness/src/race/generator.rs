@@ -7,81 +7,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{ensure, Context, Result};
-use serde::{Deserialize, Serialize};
+use qemu_test_results::race::Line;
 
-use crate::measure::float;
 use crate::race::contender::{pinned, Running};
 use crate::tree::Tree;
-
-/// One measurement, as memsrv-race tells it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Line {
-    connections: u64,
-    depth: u64,
-    loads_percent: u64,
-    /// Pages that the server was filled with.
-    pages: u64,
-    requests: u64,
-    seconds: f64,
-    /// Requests a second.
-    pub per_second: f64,
-    loads: Side,
-    stores: Side,
-    /// What the server has used.
-    pub server: Used,
-    generator: Used,
-}
-
-/// How long loads or stores took.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Side {
-    count: u64,
-    p50_us: f64,
-    p99_us: f64,
-    p999_us: f64,
-}
-
-/// What a process has used.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Used {
-    /// Microseconds of processors.
-    pub cpu_us: u64,
-    /// Bytes in RAM, of a server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rss_bytes: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    locked_bytes: Option<u64>,
-}
-
-impl Line {
-    /// Microseconds of the server's processor for a request.
-    pub fn cost_us(&self) -> f64 {
-        float(self.server.cpu_us.max(1)) / float(self.requests.max(1))
-    }
-
-    /// Requests for a second of the server's processor.
-    pub fn per_cpu_second(&self) -> f64 {
-        1e6 / self.cost_us()
-    }
-
-    fn side(&self) -> &Side {
-        if self.loads_percent > 0 {
-            &self.loads
-        } else {
-            &self.stores
-        }
-    }
-
-    /// In how many microseconds half of the loads were done; of the stores, where there were no loads.
-    pub fn p50_us(&self) -> f64 {
-        self.side().p50_us
-    }
-
-    /// The same for 99 of a hundred.
-    pub fn p99_us(&self) -> f64 {
-        self.side().p99_us
-    }
-}
 
 /// One that runs; it is killed when the value goes.
 pub struct Generator {

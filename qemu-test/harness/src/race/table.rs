@@ -5,36 +5,10 @@ use std::collections::BTreeMap;
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use serde::Serialize;
+use qemu_test_results::figures::{float, middle, once};
+use qemu_test_results::race::{Beside, Line, Sample};
 
-use crate::micro::middle;
 use crate::race::contender::Contender;
-use crate::race::generator::Line;
-
-/// One measurement, and what it was of.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    /// Which of the series.
-    pub series: &'static str,
-    /// What was asked for, as a row's first cell.
-    pub case: String,
-    /// Who was asked.
-    pub who: String,
-    pub round: usize,
-    pub line: Line,
-}
-
-/// Memory beside the pages, of one server.
-#[derive(Clone, Debug, Serialize)]
-pub struct Beside {
-    pub pages: u64,
-    /// Of the process, in RAM.
-    pub rss_bytes: u64,
-    /// Of its tables, as the server says itself.
-    pub overhead_bytes: u64,
-    /// What is in RAM beside the pages that are stored, in hundredths of those.
-    pub percent: f64,
-}
 
 /// A goal, and what came of it.
 pub struct Goal {
@@ -116,13 +90,7 @@ fn new_table(header: &[&str], words: usize) -> Table {
 
 /// The cases of a series, in the order of measuring.
 fn cases<'a>(samples: &[&'a Sample]) -> Vec<&'a str> {
-    let mut cases: Vec<&str> = Vec::new();
-    for sample in samples {
-        if !cases.contains(&sample.case.as_str()) {
-            cases.push(&sample.case);
-        }
-    }
-    cases
+    once(samples.iter().map(|sample| sample.case.as_str()))
 }
 
 /// Those of a series.
@@ -204,13 +172,8 @@ pub fn growth(samples: &[&Sample], base: &str) -> Table {
 
 /// Who was measured in a case, in that order.
 fn whos<'a>(samples: &[&'a Sample], case: &str) -> Vec<&'a str> {
-    let mut whos: Vec<&str> = Vec::new();
-    for sample in samples.iter().filter(|sample| sample.case == case) {
-        if !whos.contains(&sample.who.as_str()) {
-            whos.push(&sample.who);
-        }
-    }
-    whos
+    let samples = samples.iter().filter(|sample| sample.case == case);
+    once(samples.map(|sample| sample.who.as_str()))
 }
 
 /// The cost beside that of the base.
@@ -251,7 +214,7 @@ pub fn memory(besides: &[Beside]) -> Table {
     ];
     let mut table = new_table(&header, 0);
     for beside in besides {
-        let mib = |bytes: u64| format!("{:.1}", crate::measure::float(bytes) / 1_048_576.0);
+        let mib = |bytes: u64| format!("{:.1}", float(bytes) / 1_048_576.0);
         table.add_row([
             beside.pages.to_string(),
             mib(beside.rss_bytes),
@@ -289,7 +252,7 @@ mod tests {
             "generator": { "cpu_us": 1 },
         });
         Sample {
-            series: "compare",
+            series: "compare".to_owned(),
             case: "loads".to_owned(),
             who: who.to_owned(),
             round,
