@@ -12,7 +12,7 @@ use comfy_table::Table;
 use qemu_test_results::{About, Results};
 
 use crate::tree::Tree;
-use crate::{micro, race, record};
+use crate::{apps, micro, race, record};
 
 /// Copies what was measured last.
 pub fn run(tree: &Tree) -> Result<bool> {
@@ -79,6 +79,10 @@ fn page(results: &Results, pictures: &[String]) -> String {
     if let Some(page) = &results.page {
         add("## page: what a page takes".to_owned());
         add(micro::table(&page.samples).to_string());
+    }
+    if let Some(apps) = &results.apps {
+        add("## apps: how many times as long programs take".to_owned());
+        add(apps::table(&apps.samples).to_string());
     }
     if let Some(server) = &results.server {
         add("## server: memsrvd natively".to_owned());
@@ -147,6 +151,7 @@ mod tests {
             "![latency](latency.png)",
             // Of 100, 110, ... 290 us.
             "| fault_ns      | memsrv    | 200.0",
+            "## apps",
             "| loads, 1 x depth 32  | nbdkit ",
         ] {
             assert!(page.contains(words), "{words}: {page}");

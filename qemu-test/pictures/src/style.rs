@@ -52,7 +52,7 @@ pub struct Look {
 }
 
 /// Those whom we know; the related have related colours.
-const LOOKS: [(&str, RGBColor, bool); 14] = [
+const LOOKS: [(&str, RGBColor, bool); 15] = [
     ("memsrv", BLUE, false),
     ("memsrvd", BLUE, false),
     ("ping-pong", BLACK, true),
@@ -64,19 +64,14 @@ const LOOKS: [(&str, RGBColor, bool); 14] = [
     ("nbdkit -t1", VERMILION, false),
     ("nbd-server", PURPLE, false),
     ("redis", PURPLE, false),
+    ("nvme-tcp", PURPLE, true),
     ("zram", GREEN, false),
     ("brd", SKY, false),
     ("disk", GREY, false),
 ];
 
 /// For others, in turn.
-const SPARE: [(RGBColor, bool); 5] = [
-    (PURPLE, true),
-    (GREEN, true),
-    (SKY, true),
-    (VERMILION, true),
-    (GREY, true),
-];
+const SPARE: [(RGBColor, bool); 4] = [(GREEN, true), (SKY, true), (VERMILION, true), (GREY, true)];
 
 /// How each of these looks.
 pub fn looks<'w>(whos: &[&'w str]) -> Vec<(&'w str, Look)> {
