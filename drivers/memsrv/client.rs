@@ -203,21 +203,21 @@ impl SwapHooks for Client {
         }
     }
 
-    fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32 {
+    fn load(&self, folio: LoadingFolio, plug: Plug<'_>) -> bool {
         let (slot, pages) = (folio.slot(), folio.pages());
         let ours = self.shared.areas.count(slot, pages);
         match self.lane(slot) {
-            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio, plug),
+            Some(lane) if ours == pages && Slot(slot).run_fits(pages) => lane.load(folio, &plug),
             Some(lane) if self.shared.config.through => {
                 lane.read_from_disk(LoadEntry::new(folio));
-                0
+                false
             }
             // A large folio that is partly elsewhere was begun before the hooks stood; the kernel
             // keeps to single pages since.
             _ => {
                 self.shared.counters.mixed_loads.add(pages.into());
                 folio.done(false, false);
-                0
+                false
             }
         }
     }
@@ -226,6 +226,10 @@ impl SwapHooks for Client {
         for lane in &self.lanes {
             lane.unplugged(may_sleep);
         }
+    }
+
+    fn spin_us(&self, slot: u64) -> u32 {
+        self.lane(slot).map_or(0, |lane| lane.spin_us())
     }
 
     fn spun(&self, slot: u64, came: bool) {

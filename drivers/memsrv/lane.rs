@@ -28,7 +28,7 @@ use super::flights::Flights;
 use super::link::{event, Part};
 use super::platform::{
     folio::{LoadingFolio, StoringFolio},
-    hook::Plug,
+    hook::{Held, Plug},
     sys, //
 };
 use super::protocol::Slot;
@@ -53,9 +53,17 @@ use kernel::{
 /// Loads that may be in flight on a lane: the loads' own part of the in-flight table.
 const LOADS: u32 = 128;
 
-/// Stores that wait until the asking task sends them itself; fewer wait for the answer to those before them, or
-/// are left to the thread where there are none.
+/// Stores that are sent at once, in one go; fewer wait for the answer to those before them, if there are any.
 pub(crate) const SEND_BATCH: usize = 32;
+
+/// Stores at which the asking task sends them itself. Fewer are the thread's, while the task makes the next ones: on
+/// another processor, if there is one. More than a batch of them: the thread has not come to it.
+fn own_batch() -> usize {
+    match sys::cpus() {
+        1 => SEND_BATCH,
+        _ => SEND_BATCH * 4,
+    }
+}
 
 /// What is in flight, in the order that the servers are to see.
 pub(crate) type Streams = engine::Lane<
@@ -88,6 +96,8 @@ pub(crate) struct Lane {
     pub(crate) state: SpinLockIrq<State>,
     /// Whether loads are worth being waited for without sleeping.
     pub(crate) spin: Spin,
+    /// See [`own_batch`].
+    own_batch: usize,
     /// How many copies would set a bit when they are acknowledged: written under the lock, read without.
     pub(crate) attached: Atomic<usize>,
     /// Loads wait here for an entry.
@@ -169,6 +179,7 @@ impl Lane {
                 number,
                 state <- new_spinlock_irq!(state),
                 spin: Spin::new(),
+                own_batch: own_batch(),
                 attached: Atomic::new(0),
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
@@ -280,10 +291,12 @@ impl Lane {
             for (replica, (queued, due)) in
                 Replica::BOTH.into_iter().zip(queued.iter().zip(&mut due))
             {
-                if *due && *queued >= SEND_BATCH {
-                    // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
+                // In the middle of a huge page, too: the sooner it goes, the sooner there is room.
+                if *due && *queued >= self.own_batch {
                     self.send(replica);
                     *due = false;
+                } else if *due && *queued >= SEND_BATCH {
+                    self.part(replica).bell.ring(event::SEND);
                 }
             }
         }
@@ -294,16 +307,26 @@ impl Lane {
 
     /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. While the task is plugged, what
     /// it asks for is sent in one go when that ends: the work of one message, in the network, for a whole readahead.
-    /// Tells for how many microseconds it is worth waiting for the folio without sleeping.
-    pub(crate) fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32 {
+    /// Tells whether a server has been asked.
+    pub(crate) fn load(&self, folio: LoadingFolio, plug: &Plug<'_>) -> bool {
+        self.begin_load(folio, Some(plug))
+    }
+
+    /// For how many microseconds it is worth waiting for a load without sleeping.
+    pub(crate) fn spin_us(&self) -> u32 {
         let most = self.shared.config.spin_us;
-        match self.begin_load(folio, Some(plug)) {
-            Some(usual_us) if usual_us <= most && sys::may_spin() => {
-                // Twice what is usual, and a little where nothing is known yet.
-                self.spin.budget((usual_us * 2 + 20).min(most))
-            }
-            _ => 0,
+        let mut replicas = self.shared.config.replicas();
+        // Who has to wait for a connection waits long.
+        if most == 0 || !replicas.any(|replica| self.part(replica).is_up()) {
+            return 0;
         }
+        let usual_us = self.state.lock().table.counters.usual_load_us();
+        self.spin.budget(usual_us, self.wake_us(), most)
+    }
+
+    /// What a wake-up takes of late, in microseconds.
+    pub(crate) fn wake_us(&self) -> u32 {
+        self.primary.bell.wake_us()
     }
 
     /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
@@ -327,8 +350,8 @@ impl Lane {
     }
 
     /// Asks, for a task that may be plugged and may wait for room; for the thread, which may not, there is no `plug`.
-    /// Returns what a load usually takes, in microseconds, if this one was asked and a server is there.
-    fn begin_load(&self, folio: LoadingFolio, plug: Option<&Plug>) -> Option<u32> {
+    /// Returns whether a server has been asked.
+    fn begin_load(&self, folio: LoadingFolio, plug: Option<&Plug<'_>>) -> bool {
         let may_wait = plug.is_some();
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
@@ -336,7 +359,7 @@ impl Lane {
         match self.ask(slot, entry, plug) {
             Err(entry) if self.shared.config.through => {
                 self.read_from_disk(entry);
-                None
+                false
             }
             Err(entry) => {
                 if may_wait {
@@ -346,27 +369,27 @@ impl Lane {
                     );
                 }
                 self.end_unread(entry.folio);
-                None
+                false
             }
-            Ok((outputs, usual_us)) => {
+            Ok(outputs) => {
                 for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
                     if output {
                         self.send(replica);
                     }
                 }
-                usual_us
+                outputs.contains(&true)
             }
         }
     }
 
     /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
-    /// there is something to send to now, and, if one is there, what a load takes of late.
+    /// there is something to send to now.
     fn ask(
         &self,
         slot: u64,
         entry: LoadEntry,
-        plug: Option<&Plug>,
-    ) -> Result<([bool; 2], Option<u32>), LoadEntry> {
+        plug: Option<&Plug<'_>>,
+    ) -> Result<[bool; 2], LoadEntry> {
         if self.is_hopeless() {
             return Err(entry);
         }
@@ -395,18 +418,17 @@ impl Lane {
         if asked.is_err() {
             // The engine's table is larger than ours, the run was looked at, and never are both
             // servers behind: not reached.
-            return table
-                .cancel_load(number)
-                .map_or(Ok(([false; 2], None)), Err);
+            return table.cancel_load(number).map_or(Ok([false; 2]), Err);
         }
-        // Who has to wait for a connection waits long.
-        let up = Replica::BOTH.into_iter().any(|r| self.part(r).is_up());
-        let usual_us = up.then(|| table.counters.usual_load_us());
         self.tell_watch(streams);
         // Only now: if the task had to wait for room, an earlier plug has ended by that.
-        let plugged = plug.is_some_and(Plug::hold);
+        let held = plug.map_or(Held::No, Plug::hold);
+        let plugged = held != Held::No;
         if plugged {
             self.shared.counters.plugged_loads.add(1);
+        }
+        if held == Held::First {
+            table.waits_alone(number);
         }
         let outputs = Replica::BOTH.map(|replica| {
             let output = streams.has_output(replica);
@@ -416,7 +438,7 @@ impl Lane {
             }
             output && !later
         });
-        Ok((outputs, usual_us))
+        Ok(outputs)
     }
 
     /// Whether nobody is to wait for a server, and none is there.

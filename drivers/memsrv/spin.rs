@@ -2,6 +2,9 @@
 
 //! When a fault waits for its page without sleeping: as long as that is found to pay.
 //!
+//! What it saves is a wake-up, and what it costs is the processor's time until the page is there. So it must take no
+//! more than some wake-ups until then: where they are cheap or the way to the server is long, tasks sleep.
+//!
 //! What a load takes varies with what else the machines do, and a spin that ends in a sleep has cost
 //! processor time (of a container's quota, of a host's other guests) for nothing. So after a loss spins are left
 //! out, twice as many after each further one; the first one that is won begins anew.
@@ -10,6 +13,9 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 
 /// The most spins that are left out after a loss.
 const MOST: u32 = 256;
+
+/// How many wake-ups a load may take: from there on a tenth of its time, or less, could be saved.
+const WORTH: u32 = 10;
 
 /// Of one lane. The numbers may miss a change that another processor makes at the same time.
 pub(crate) struct Spin {
@@ -28,10 +34,15 @@ impl Spin {
         }
     }
 
-    /// For how many microseconds to spin, if `us` seem to be worth it.
-    pub(crate) fn budget(&self, us: u32) -> u32 {
+    /// For how many microseconds to spin, `most` at the most, where a load usually takes `usual_us` and a wake-up
+    /// `wake_us`.
+    pub(crate) fn budget(&self, usual_us: u32, wake_us: u32, most: u32) -> u32 {
+        if usual_us > most.min(wake_us.saturating_mul(WORTH)) {
+            return 0;
+        }
         match self.skip.load(Relaxed) {
-            0 => us,
+            // Twice what is usual, and a little where nothing is known yet.
+            0 => (usual_us * 2 + 20).min(most),
             n => {
                 self.skip.store(n - 1, Relaxed);
                 0

@@ -247,9 +247,12 @@ impl Report {
         let config = &shared.config;
         let mut sum = LaneCounters::default();
         let (mut stores, mut loads, mut frees, mut reconnects) = (0, 0, 0, 0);
+        let (mut usual_us, mut wake_us) = (0, 0);
         for lane in &self.lanes {
             let report = lane.report();
             sum.merge(&report.counters);
+            usual_us = usual_us.max(report.counters.usual_load_us());
+            wake_us = wake_us.max(lane.wake_us());
             stores += report.stores;
             loads += report.loads;
             frees += report.frees;
@@ -289,6 +292,8 @@ impl Report {
         writeln!(f, "failed_loads_lost {}", sum.lost_loads)?;
         writeln!(f, "failed_loads_checksum {}", sum.bad_checksums)?;
         writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
+        writeln!(f, "usual_load_us {usual_us}")?;
+        writeln!(f, "wake_us {wake_us}")?;
         writeln!(f, "spins {}", hooks.spins.get())?;
         writeln!(f, "spins_won {}", hooks.spins_won.get())?;
         writeln!(f, "plugged_loads {}", hooks.plugged_loads.get())?;

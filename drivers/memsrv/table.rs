@@ -37,7 +37,7 @@ pub(crate) struct LoadEntry {
     pub(crate) asked_us: u64,
     /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
     pub(crate) patient: bool,
-    /// Asked with no others, by a task that waits for just this.
+    /// Asked with no others, or before them, by a task that waits for just this.
     pub(crate) alone: bool,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
@@ -238,6 +238,13 @@ impl Table {
         load.next = free;
         self.free_load = number;
         load.entry.take()
+    }
+
+    /// A load is waited for by itself, although others were asked for with it.
+    pub(crate) fn waits_alone(&mut self, number: u32) {
+        if let Some(entry) = at(&mut self.loads, number).and_then(|load| load.entry.as_mut()) {
+            entry.alone = true;
+        }
     }
 
     /// Takes a load's folio out, to fill it without the lock.

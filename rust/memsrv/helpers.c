@@ -120,27 +120,38 @@ static bool wanted(void)
 	       mmap_lock_is_contended(current->mm);
 }
 
-/* Whether a faulting task may wait for its page without sleeping. Not in the midst of a readahead, which asks
- * for all its pages under a plug and waits then. */
-bool memsrv_may_spin(void)
+/* Whether a faulting task may wait for its page without sleeping, if it has to wait. */
+bool memsrv_may_spin(struct folio *folio)
 {
-	return !current->plug && !(current->flags & PF_KTHREAD) && current->mm && !wanted();
+	return folio_test_locked(folio) && !(current->flags & PF_KTHREAD) && current->mm && !wanted();
 }
 
 /* Of a task's plug that we are told the end of. */
 struct plug {
 	struct blk_plug_cb cb;
-	bool counted;
+	/* The first that was asked for, with a reference. */
+	struct folio *first;
+	u64 slot;
+	unsigned int loads;
 };
+
+/* The most pages that a readahead asks for. Who asks for more, as madvise does, waits for none. */
+#define READAHEAD 32
 
 static atomic_t plugs = ATOMIC_INIT(0);
 
 static void on_unplug(struct blk_plug_cb *cb, bool from_schedule)
 {
 	const struct memsrv_plug_hooks *hooks = cb->data;
+	struct plug *plug = container_of(cb, struct plug, cb);
 
 	hooks->unplugged(hooks->owner, !from_schedule);
-	kfree(container_of(cb, struct plug, cb));
+	/* After a readahead the task waits for one of its pages: for the first where it reads on and on, and the others
+	 * come right behind. */
+	if (!from_schedule && plug->loads <= READAHEAD)
+		hooks->wait(hooks->owner, plug->first, plug->slot);
+	folio_put(plug->first);
+	kfree(plug);
 	/* Last, and ordered: who waits for it frees the hooks. */
 	atomic_dec_return(&plugs);
 }
@@ -151,20 +162,23 @@ bool memsrv_has_plug(void)
 	return current->plug;
 }
 
-/* Whether the task goes on asking, as in a readahead, and we are told when it is done, or is about to sleep. */
-bool memsrv_plugged(const struct memsrv_plug_hooks *hooks)
+/* Whether the task goes on asking, as in a readahead, and we are told when it is done, or is about to sleep. It asks
+ * for this folio, on which it has a reference. */
+enum memsrv_held memsrv_plugged(const struct memsrv_plug_hooks *hooks, struct folio *folio)
 {
 	struct blk_plug_cb *cb = blk_check_plugged(on_unplug, (void *)hooks, sizeof(struct plug));
 	struct plug *plug = container_of(cb, struct plug, cb);
 
 	/* No plug, or no memory. */
 	if (!cb)
-		return false;
-	if (!plug->counted) {
-		plug->counted = true;
-		atomic_inc(&plugs);
-	}
-	return true;
+		return MEMSRV_HELD_NO;
+	if (plug->loads++)
+		return MEMSRV_HELD;
+	folio_get(folio);
+	plug->first = folio;
+	plug->slot = memsrv_folio_slot(folio);
+	atomic_inc(&plugs);
+	return MEMSRV_HELD_FIRST;
 }
 
 /* How many plugs there are that we will be told the end of. */
@@ -175,16 +189,25 @@ unsigned int memsrv_plugs(void)
 
 /* Waits until the folio is unlocked, but not for longer than that, nor when the processor is wanted. The
  * page comes by an interrupt, here or on another processor. */
+#define LOOKS 128
+
 bool memsrv_spin_on(struct folio *folio, unsigned int us)
 {
 	u64 end = local_clock() + us * NSEC_PER_USEC;
+	unsigned int looks;
 
-	while (folio_test_locked(folio)) {
+	for (;;) {
+		/* Mostly only looked at: a virtual machine's host may take each cpu_relax() for an occasion to do
+		 * something else first. */
+		for (looks = 0; looks < LOOKS; looks++) {
+			if (!folio_test_locked(folio))
+				return true;
+			barrier();
+		}
 		if (wanted() || local_clock() > end)
 			return false;
 		cpu_relax();
 	}
-	return true;
 }
 
 void memsrv_count_out(unsigned int pages)

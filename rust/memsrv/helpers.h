@@ -65,11 +65,14 @@ bool memsrv_folio_unread(struct folio *folio);
 struct memsrv_plug_hooks {
 	void *owner;
 	void (*unplugged)(void *owner, bool may_sleep);
+	void (*wait)(void *owner, struct folio *folio, u64 slot);
 };
 bool memsrv_has_plug(void);
-bool memsrv_plugged(const struct memsrv_plug_hooks *hooks);
+/* Whether the task has a plug: no; yes, and held before; yes, and held from now on. */
+enum memsrv_held { MEMSRV_HELD_NO, MEMSRV_HELD, MEMSRV_HELD_FIRST };
+enum memsrv_held memsrv_plugged(const struct memsrv_plug_hooks *hooks, struct folio *folio);
 unsigned int memsrv_plugs(void);
-bool memsrv_may_spin(void);
+bool memsrv_may_spin(struct folio *folio);
 bool memsrv_spin_on(struct folio *folio, unsigned int us);
 void *memsrv_page_addr(struct page *page);
 void memsrv_count_out(unsigned int pages);

@@ -54,11 +54,12 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
 
     /// Stores a folio that `admit` admitted; it can no longer be refused.
     fn store(&self, folio: StoringFolio);
-    /// Loads a folio that `holds` claimed. Tells for how many microseconds it is worth waiting for it without
-    /// sleeping.
-    fn load(&self, folio: LoadingFolio, plug: &Plug) -> u32;
+    /// Loads a folio that `holds` claimed. Tells whether a server has been asked already.
+    fn load(&self, folio: LoadingFolio, plug: Plug<'_>) -> bool;
     /// A task whose plug was held is done with asking or, if it may not sleep here, is about to do so.
     fn unplugged(&self, may_sleep: bool);
+    /// For how many microseconds it is worth waiting, without sleeping, for the load of a slot.
+    fn spin_us(&self, slot: u64) -> u32;
     /// The load of a slot was waited for without sleeping; whether it came in that time.
     fn spun(&self, slot: u64, came: bool);
 }
@@ -69,27 +70,48 @@ pub(crate) struct Target<H> {
     _hooks: PhantomData<fn(H) -> H>,
 }
 
-/// By which a task's plug is held; the object is told of its end.
-pub(crate) struct Plug(bindings::memsrv_plug_hooks);
+/// Who is told of the ends of plugs.
+struct PlugHooks(bindings::memsrv_plug_hooks);
 
 // SAFETY: It is only read, and the object can be used by any task.
-unsafe impl Send for Plug {}
+unsafe impl Send for PlugHooks {}
 // SAFETY: As above.
-unsafe impl Sync for Plug {}
+unsafe impl Sync for PlugHooks {}
 
-impl Plug {
+/// By which the plug, if there is one, of a task is held that loads a folio; the object is told of its end.
+pub(crate) struct Plug<'a> {
+    hooks: &'a PlugHooks,
+    folio: NonNull<kernel_bindings::folio>,
+}
+
+/// Whether a task has a plug.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It has none.
+    No,
+    /// It is held from now on.
+    First,
+    /// It was held already.
+    Again,
+}
+
+impl Plug<'_> {
     /// Whether the task goes on asking, as in a readahead; then [`SwapHooks::unplugged`] comes, **even if the task
     /// sleeps before that**: what is to be found then must be there before it does.
-    pub(crate) fn hold(&self) -> bool {
-        // SAFETY: The hooks stay until the last plug has ended.
-        unsafe { bindings::memsrv_plugged(&self.0) }
+    pub(crate) fn hold(&self) -> Held {
+        // SAFETY: The hooks stay until the last plug has ended, and the task has a reference on the folio.
+        match unsafe { bindings::memsrv_plugged(&self.hooks.0, self.folio.as_ptr()) } {
+            bindings::memsrv_held_MEMSRV_HELD_FIRST => Held::First,
+            bindings::memsrv_held_MEMSRV_HELD => Held::Again,
+            _ => Held::No,
+        }
     }
 }
 
 #[pin_data]
 struct Shared<H> {
     hooks: Arc<H>,
-    plug: Plug,
+    plug: PlugHooks,
     #[pin]
     inside: Srcu,
 }
@@ -264,22 +286,56 @@ unsafe extern "C" fn load<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> c
     // date, and after another answer than -ENOENT its caller does not touch it.
     let loading = unsafe { LoadingFolio::new(folio) };
     let slot = loading.slot();
-    let us = shared.hooks.load(loading, &shared.plug);
-    if us > 0 {
+    let plug = Plug {
+        hooks: &shared.plug,
+        folio,
+    };
+    if shared.hooks.load(loading, plug) {
         // SAFETY: The caller has a reference on the folio until we return.
-        let came = unsafe { bindings::memsrv_spin_on(folio.as_ptr(), us) };
-        shared.hooks.spun(slot, came);
+        unsafe { spin(&*shared.hooks, folio.as_ptr(), slot) };
     }
     0
 }
 
 /// # Safety
 ///
-/// Called with the owner of a [`Plug`].
+/// Called with the owner of [`PlugHooks`].
 unsafe extern "C" fn unplugged<H: SwapHooks>(owner: *mut c_void, may_sleep: bool) {
     // SAFETY: The caller's promise; the object lives until the last plug has ended.
     let hooks = unsafe { &*owner.cast_const().cast::<H>() };
     hooks.unplugged(may_sleep);
+}
+
+/// # Safety
+///
+/// Called with the owner of [`PlugHooks`], before its plug has ended, with a folio and a reference on it.
+unsafe extern "C" fn wait<H: SwapHooks>(
+    owner: *mut c_void,
+    folio: *mut kernel_bindings::folio,
+    slot: u64,
+) {
+    // SAFETY: The caller's promise; the object lives until the last plug has ended.
+    let hooks = unsafe { &*owner.cast_const().cast::<H>() };
+    // SAFETY: The caller's promise.
+    unsafe { spin(hooks, folio, slot) };
+}
+
+/// Waits for a folio without sleeping, if that is worth it.
+///
+/// # Safety
+///
+/// The calling task has a reference on the folio.
+unsafe fn spin<H: SwapHooks>(hooks: &H, folio: *mut kernel_bindings::folio, slot: u64) {
+    // SAFETY: The caller's promise.
+    if !unsafe { bindings::memsrv_may_spin(folio) } {
+        return;
+    }
+    let us = hooks.spin_us(slot);
+    if us > 0 {
+        // SAFETY: The caller's promise.
+        let came = unsafe { bindings::memsrv_spin_on(folio, us) };
+        hooks.spun(slot, came);
+    }
 }
 
 extern "C" fn never_enabled() -> bool {
@@ -374,9 +430,10 @@ impl<H: SwapHooks> Registration<H> {
             function: c"zswap_store",
             error,
         };
-        let plug = Plug(bindings::memsrv_plug_hooks {
+        let plug = PlugHooks(bindings::memsrv_plug_hooks {
             owner: Arc::as_ptr(&object).cast_mut().cast(),
             unplugged: Some(unplugged::<H>),
+            wait: Some(wait::<H>),
         });
         let shared = KBox::try_pin_init(
             try_pin_init!(Shared {

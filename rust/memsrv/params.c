@@ -54,9 +54,9 @@ unsigned int memsrv_param_hedge_ms = 200;
 module_param_named(hedge_ms, memsrv_param_hedge_ms, uint, 0444);
 MODULE_PARM_DESC(hedge_ms, "milliseconds that a load waits for one server before the other is asked, too, 1 to 600000 (default 200)");
 
-unsigned int memsrv_param_spin_us = 500;
+unsigned int memsrv_param_spin_us = 2000;
 module_param_named(spin_us, memsrv_param_spin_us, uint, 0444);
-MODULE_PARM_DESC(spin_us, "microseconds that a faulting task waits for its page without sleeping, at the most, where nobody else wants its processor and pages usually come sooner, 0 to 10000 (default 500; 0: it always sleeps)");
+MODULE_PARM_DESC(spin_us, "microseconds that a faulting task waits for its page without sleeping, at the most, where nobody else wants its processor and a wake-up takes more than a tenth of that, 0 to 10000 (default 2000; 0: it always sleeps)");
 
 bool memsrv_param_mirror_strict;
 module_param_named(mirror_strict, memsrv_param_mirror_strict, bool, 0444);

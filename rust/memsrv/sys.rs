@@ -15,12 +15,6 @@ pub(crate) fn now_us() -> u64 {
     unsafe { bindings::memsrv_now_us() }
 }
 
-/// Whether the calling task may wait without sleeping: nobody else wants its processor, and no readahead is under way.
-pub(crate) fn may_spin() -> bool {
-    // SAFETY: No requirements.
-    unsafe { bindings::memsrv_may_spin() }
-}
-
 /// Whether the calling task is in the midst of asking for several things, as in a readahead.
 pub(crate) fn has_plug() -> bool {
     // SAFETY: No requirements.

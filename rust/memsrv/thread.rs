@@ -6,7 +6,7 @@
 //! reserves if it must, and never from reclaim. As a kernel thread it is in the root cgroup, and so
 //! are the sockets that it makes.
 
-use super::bindings;
+use super::{bindings, sys};
 use kernel::{
     bindings as kernel_bindings,
     error::from_err_ptr,
@@ -24,7 +24,18 @@ use kernel::{
 pub(crate) struct Bell {
     events: Atomic<u32>,
     task: Atomic<usize>,
+    /// When the thread was woken, in microseconds; [`AWAKE`] or [`ASLEEP`] if it is that.
+    rung_us: Atomic<u64>,
+    /// What it takes of late from a ring to the thread's going on: each time counts for an eighth.
+    wake_us: Atomic<u32>,
 }
+
+const AWAKE: u64 = 0;
+const ASLEEP: u64 = 1;
+
+/// What a wake-up is taken to cost before one was seen, and the most that counts, in microseconds.
+const WAKE_US: u32 = 60;
+const MOST_WAKE_US: u32 = 1000;
 
 impl Bell {
     /// A bell that nobody hears yet; what is rung stays until somebody does.
@@ -32,7 +43,15 @@ impl Bell {
         Self {
             events: Atomic::new(0),
             task: Atomic::new(0),
+            rung_us: Atomic::new(AWAKE),
+            wake_us: Atomic::new(WAKE_US),
         }
+    }
+
+    /// What it takes, in microseconds, from somebody's waking the thread to its going on: the way to a processor that
+    /// may sleep, too, and a wait for it. Of other tasks that are woken it is a good guess.
+    pub(crate) fn wake_us(&self) -> u32 {
+        self.wake_us.load(Relaxed)
     }
 
     /// Adds `events` and wakes the thread.
@@ -50,6 +69,9 @@ impl Bell {
         }
         let task = self.task.load(Acquire) as *mut kernel_bindings::task_struct;
         if !task.is_null() {
+            if self.rung_us.load(Relaxed) == ASLEEP {
+                self.rung_us.store(sys::now_us(), Relaxed);
+            }
             // SAFETY: `Thread` holds a reference on the task until nobody can ring any more.
             unsafe { kernel_bindings::wake_up_process(task) };
         }
@@ -68,8 +90,18 @@ impl Bell {
 
     fn sleep(&self, timeout_ms: u32, stopping: bool) -> u32 {
         let events = self.events.as_ptr().cast::<i32>().cast_const();
+        self.rung_us.store(ASLEEP, Relaxed);
         // SAFETY: The word lives as long as `self`.
         unsafe { bindings::memsrv_wait(events, timeout_ms, stopping) };
+        let rung_us = self.rung_us.xchg(AWAKE, Relaxed);
+        if rung_us > ASLEEP {
+            let took = u32::try_from(sys::now_us().saturating_sub(rung_us)).unwrap_or(MOST_WAKE_US);
+            let before = self.wake_us.load(Relaxed);
+            // One that had to wait for a processor does not count for much.
+            let took = took.min(before * 2 + 8).min(MOST_WAKE_US);
+            let now = before - before / 8 + took / 8;
+            self.wake_us.store(now, Relaxed);
+        }
         self.events.xchg(0, Full)
     }
 }
