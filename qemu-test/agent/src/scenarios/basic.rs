@@ -214,6 +214,11 @@ pub fn spinning(guest: &mut Guest) -> Result<()> {
         evict_all(&cgroup, &spec)?;
         vm::set_sysctl("vm/page-cluster", "3")?;
         filler.verify()?;
+        let readaheads = guest.stat("spins")? - alone;
+        ensure!(
+            (readaheads > 0) == spins,
+            "{parameters}: {readaheads} readaheads were waited for without sleeping"
+        );
         guest
             .figures
             .insert(format!("spins of {parameters}"), alone);
