@@ -78,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) hedge_ms: u64,
     /// For how many microseconds a load may be waited for without sleeping.
     pub(crate) spin_us: u32,
+    /// For how many pages a lane has buffers that nobody has asked for yet.
+    pub(crate) ahead: u32,
     /// Whether the server's copy of a page outlives the page's return.
     pub(crate) keep_clean: bool,
 }
@@ -149,6 +151,7 @@ impl Config {
             silence_ms,
             hedge_ms: u64::from(between("hedge_ms", params::hedge_ms(), 1, 600_000)?),
             spin_us: between("spin_us", params::spin_us(), 0, 10_000)?,
+            ahead: between("ahead", params::ahead(), 0, 64)?,
             keep_clean: params::keep_clean(),
         })
     }

@@ -19,16 +19,17 @@
 //! cluster's lock and whatever a task in reclaim holds, which is why the hooks only ever *try* `tx`.
 //! Nothing ends a folio under `state`.
 
+use super::ahead;
 use super::areas::index;
 use super::engine::{
-    self, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing, StoreError, Tail,
-    FREE_LIMIT,
+    self, Ahead, AheadSlot, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing,
+    StoreError, Tail, FREE_LIMIT,
 };
 use super::flights::Flights;
 use super::link::{event, Part};
 use super::platform::{
-    folio::{LoadingFolio, StoringFolio},
-    hook::{Held, Plug},
+    folio::StoringFolio,
+    page::Buffers,
     sys, //
 };
 use super::protocol::Slot;
@@ -36,7 +37,7 @@ use super::refill::Source;
 use super::shared::Shared;
 use super::spin::Spin;
 use super::stats::LaneCounters;
-use super::table::{LoadEntry, Table};
+use super::table::Table;
 use super::unread::Unread;
 use kernel::{
     prelude::*,
@@ -51,7 +52,7 @@ use kernel::{
 };
 
 /// Loads that may be in flight on a lane: the loads' own part of the in-flight table.
-const LOADS: u32 = 128;
+const LOADS: u32 = 192;
 
 /// Stores that are sent at once, in one go; fewer wait for the answer to those before them, if there are any.
 pub(crate) const SEND_BATCH: usize = 32;
@@ -78,6 +79,8 @@ pub(crate) type Streams = engine::Lane<
 pub(crate) struct State {
     pub(crate) streams: Streams,
     pub(crate) table: Table,
+    /// What nobody has asked for yet; the places are those of the lane's `ahead_pages`.
+    pub(crate) ahead: Ahead<KVVec<AheadSlot<u32>>>,
     /// The primary's connection was lost, and no load has come from the one that goes on in its place since: which
     /// that is.
     pub(crate) failing_over: Option<Replica>,
@@ -100,6 +103,8 @@ pub(crate) struct Lane {
     own_batch: usize,
     /// How many copies would set a bit when they are acknowledged: written under the lock, read without.
     pub(crate) attached: Atomic<usize>,
+    /// Buffers for pages that nobody has asked for yet.
+    pub(crate) ahead_pages: Buffers,
     /// Loads wait here for an entry.
     #[pin]
     pub(crate) load_room: CondVar,
@@ -160,6 +165,7 @@ impl Lane {
             false => None,
         };
         let copies = shared.pool.size();
+        let ahead = ahead::pages(&shared.config);
         let tail = match shared.config.forwarded {
             true => Some(tail(copies)?),
             false => None,
@@ -167,11 +173,13 @@ impl Lane {
         let state = State {
             streams: streams(&shared)?,
             table: Table::new(copies, LOADS, flights, tail)?,
+            ahead: ahead::new(ahead)?,
             failing_over: None,
             sources: [Source::default(); 2],
             turns: 0,
         };
         let copies = usize::try_from(copies)?;
+        let ahead_pages = Buffers::new(ahead)?;
         let mirror_copies = shared.config.mirror.map_or(0, |_| copies);
         Arc::pin_init(
             try_pin_init!(Self {
@@ -181,6 +189,7 @@ impl Lane {
                 spin: Spin::new(),
                 own_batch: own_batch(),
                 attached: Atomic::new(0),
+                ahead_pages,
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
                 primary <- Part::new(copies)?,
@@ -276,7 +285,8 @@ impl Lane {
                     state.table.begin_store(number, folio, first, pages);
                     number
                 });
-                state.table.add_copy(number, lead);
+                state.table.add_copy(number, lead, slot);
+                state.ahead.stored(Slot(slot));
                 let State { streams, table, .. } = state;
                 let areas = &self.shared.areas;
                 table.asked(number, slot);
@@ -305,170 +315,13 @@ impl Lane {
         });
     }
 
-    /// Asks for a folio. It ends by itself. Sleeps while too many loads are in flight. While the task is plugged, what
-    /// it asks for is sent in one go when that ends: the work of one message, in the network, for a whole readahead.
-    /// Tells whether a server has been asked.
-    pub(crate) fn load(&self, folio: LoadingFolio, plug: &Plug<'_>) -> bool {
-        self.begin_load(folio, Some(plug))
-    }
-
-    /// For how many microseconds it is worth waiting for a load without sleeping.
-    pub(crate) fn spin_us(&self) -> u32 {
-        let most = self.shared.config.spin_us;
-        let mut replicas = self.shared.config.replicas();
-        // Who has to wait for a connection waits long.
-        if most == 0 || !replicas.any(|replica| self.part(replica).is_up()) {
-            return 0;
-        }
-        let usual_us = self.state.lock().table.counters.usual_load_us();
-        self.spin.budget(usual_us, self.wake_us(), most)
-    }
-
-    /// What a wake-up takes of late, in microseconds.
-    pub(crate) fn wake_us(&self) -> u32 {
-        self.primary.bell.wake_us()
-    }
-
-    /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
-    /// wait for.
-    pub(crate) fn read_again(&self) {
-        self.unread.again(|folio| {
-            self.begin_load(folio, None);
-        });
-    }
-
-    /// Sends what tasks have asked for that were plugged.
-    pub(crate) fn unplugged(&self, may_sleep: bool) {
-        for replica in self.shared.config.replicas() {
-            let part = self.part(replica);
-            match part.plugged.load(Relaxed) {
-                true if may_sleep => self.send(replica),
-                true => part.bell.ring(event::SEND),
-                false => {}
-            }
-        }
-    }
-
-    /// Asks, for a task that may be plugged and may wait for room; for the thread, which may not, there is no `plug`.
-    /// Returns whether a server has been asked.
-    fn begin_load(&self, folio: LoadingFolio, plug: Option<&Plug<'_>>) -> bool {
-        let may_wait = plug.is_some();
-        let slot = folio.slot();
-        let mut entry = LoadEntry::new(folio);
-        entry.patient &= !self.shared.config.through;
-        match self.ask(slot, entry, plug) {
-            Err(entry) if self.shared.config.through => {
-                self.read_from_disk(entry);
-                false
-            }
-            Err(entry) => {
-                if may_wait {
-                    ratelimited!(
-                        pr_err,
-                        "a page could not be read back (no answer in time): slot {slot:#x}\n"
-                    );
-                }
-                self.end_unread(entry.folio);
-                false
-            }
-            Ok(outputs) => {
-                for (replica, output) in Replica::BOTH.into_iter().zip(outputs) {
-                    if output {
-                        self.send(replica);
-                    }
-                }
-                outputs.contains(&true)
-            }
-        }
-    }
-
-    /// Puts a load into the table, waiting for room as long as a load may wait at all. Tells which servers
-    /// there is something to send to now.
-    fn ask(
-        &self,
-        slot: u64,
-        entry: LoadEntry,
-        plug: Option<&Plug<'_>>,
-    ) -> Result<[bool; 2], LoadEntry> {
-        if self.is_hopeless() {
-            return Err(entry);
-        }
-        let since_ms = entry.asked_us / 1000;
-        let mut state = self.state.lock();
-        while !state.table.has_load_room() {
-            let waited = sys::now_ms().saturating_sub(since_ms);
-            let late = waited > self.shared.config.hold_ms && !entry.patient;
-            if late || plug.is_none() || self.is_hopeless() {
-                return Err(entry);
-            }
-            // Of what takes the room, some may wait for the end of a plug.
-            self.tell_output(&state.streams);
-            // The thread looks at the time for those who wait here, too, and wakes them.
-            self.load_room.wait(&mut state);
-        }
-        if self.shared.config.through && !self.may_ask(slot, |r| state.streams.is_connected(r)) {
-            // It would wait, and the disk does not.
-            return Err(entry);
-        }
-        let State { streams, table, .. } = &mut *state;
-        let pages = entry.pages;
-        let number = table.begin_load(entry)?;
-        let areas = &self.shared.areas;
-        let asked = streams.load(Slot(slot), pages, number, since_ms, areas);
-        if asked.is_err() {
-            // The engine's table is larger than ours, the run was looked at, and never are both
-            // servers behind: not reached.
-            return table.cancel_load(number).map_or(Ok([false; 2]), Err);
-        }
-        self.tell_watch(streams);
-        // Only now: if the task had to wait for room, an earlier plug has ended by that.
-        let held = plug.map_or(Held::No, Plug::hold);
-        let plugged = held != Held::No;
-        if plugged {
-            self.shared.counters.plugged_loads.add(1);
-        }
-        if held == Held::First {
-            table.waits_alone(number);
-        }
-        let outputs = Replica::BOTH.map(|replica| {
-            let output = streams.has_output(replica);
-            let later = output && plugged && streams.queued(replica) < SEND_BATCH;
-            if later {
-                self.part(replica).plugged.store(true, Relaxed);
-            }
-            output && !later
-        });
-        Ok(outputs)
-    }
-
-    /// Whether nobody is to wait for a server, and none is there.
-    fn is_hopeless(&self) -> bool {
-        let mut replicas = self.shared.config.replicas();
-        self.shared.has_given_up() && !replicas.any(|replica| self.part(replica).is_up())
-    }
-
-    /// Ends a read without the page. Process context.
-    pub(crate) fn end_unread(&self, folio: LoadingFolio) {
-        if self.shared.has_given_up() {
-            folio.done(false, false);
-        } else {
-            self.unread.give_up(folio);
-        }
-    }
-
-    /// The pages that no server can give are given up.
-    pub(crate) fn give_up(&self) {
-        self.unread.forget();
-        self.ring(event::WATCH, |_, _| true);
-    }
-
     /// Changes the state, and then, without the lock, ends what has ended by it.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let (result, done) = {
             let mut state = self.state.lock();
             let result = change(&mut state);
             self.look_through(&mut state.table);
-            (result, state.table.pop_done(&self.shared.pool))
+            (result, self.next_done(&mut state))
         };
         if let Some(done) = done {
             self.finish(done);

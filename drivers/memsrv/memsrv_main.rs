@@ -18,6 +18,7 @@ mod engine;
 #[path = "../../rust/protocol/mod.rs"]
 mod protocol;
 
+mod ahead;
 mod areas;
 mod client;
 mod config;
@@ -26,6 +27,7 @@ mod flights;
 mod handshake;
 mod lane;
 mod link;
+mod loads;
 mod maker;
 mod no_session;
 mod pool;

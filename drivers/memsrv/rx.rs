@@ -94,7 +94,7 @@ impl Link {
                 Want::Header(to) => data.copy_to(to)?,
                 Want::Page { offset, len } => match rx.filling.as_mut() {
                     Some(filling) => {
-                        let page = filling.entry.folio.page_mut(filling.index);
+                        let page = self.lane.page_of(&mut filling.entry, filling.index);
                         let end = offset.saturating_add(len);
                         data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
                     }
@@ -152,7 +152,8 @@ impl Link {
         let mut result = Ok(());
         let mut again = false;
         if let Some(filling) = filling.as_mut() {
-            if sys::crc32c(slot, filling.entry.folio.page_mut(filling.index)) != crc {
+            let page = self.lane.page_of(&mut filling.entry, filling.index);
+            if sys::crc32c(slot, page) != crc {
                 ratelimited!(
                     pr_err,
                     "{self}: slot {slot:#x} came back damaged (checksum)\n"
@@ -262,12 +263,12 @@ impl Lane {
                 Done::Load(entry, result) => self.finish_load(entry, result),
                 Done::Store(group) => self.finish_store(group),
             }
-            next = self.state.lock().table.pop_done(&self.shared.pool);
+            next = self.next_done(&mut self.state.lock());
         }
     }
 
     #[inline(never)]
-    fn finish_load(&self, entry: LoadEntry, result: Result<(), LoadError>) {
+    pub(crate) fn finish_load(&self, entry: LoadEntry, result: Result<(), LoadError>) {
         self.load_room.notify_one();
         if result.is_ok() {
             sys::count_in(u32::from(entry.pages));
@@ -275,16 +276,19 @@ impl Lane {
             ratelimited!(
                 pr_err,
                 "a page could not be read back ({result:?}): slot {:#x}\n",
-                entry.folio.slot()
+                entry.slot
             );
         }
+        let Some(folio) = entry.into_folio() else {
+            return;
+        };
         if result == Err(LoadError::Expired) {
             // Only the threads end loads so, in process context.
-            self.end_unread(entry.folio);
+            self.end_unread(folio);
             return;
         }
         let dirty = !self.shared.config.keep_clean;
-        entry.folio.done(result.is_ok(), dirty);
+        folio.done(result.is_ok(), dirty);
     }
 
     #[inline(never)]

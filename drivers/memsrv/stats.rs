@@ -73,6 +73,8 @@ pub(crate) struct LaneCounters {
     pub(crate) hedged_loads: u64,
     pub(crate) through_stores: u64,
     late_stores: u64,
+    ahead: u64,
+    ahead_used: u64,
     store_us: Log2,
     load_us: Log2,
     /// What loads of one folio took of late, in microseconds: each counts for an eighth.
@@ -83,6 +85,16 @@ impl LaneCounters {
     /// What a load takes these days, in microseconds.
     pub(crate) fn usual_load_us(&self) -> u32 {
         self.usual_load_us
+    }
+
+    /// A page was asked for before anybody wanted it.
+    pub(crate) fn asked_ahead(&mut self) {
+        self.ahead += 1;
+    }
+
+    /// A page that was asked ahead is loaded.
+    pub(crate) fn used_ahead(&mut self) {
+        self.ahead_used += 1;
     }
 
     /// A folio's store has ended.
@@ -147,6 +159,8 @@ impl LaneCounters {
         self.failover_us = self.failover_us.max(other.failover_us);
         self.through_stores += other.through_stores;
         self.late_stores += other.late_stores;
+        self.ahead += other.ahead;
+        self.ahead_used += other.ahead_used;
         self.stored_pages += other.stored_pages;
         self.loaded_pages += other.loaded_pages;
         self.failed_full += other.failed_full;
@@ -297,6 +311,8 @@ impl Report {
         writeln!(f, "spins {}", hooks.spins.get())?;
         writeln!(f, "spins_won {}", hooks.spins_won.get())?;
         writeln!(f, "plugged_loads {}", hooks.plugged_loads.get())?;
+        writeln!(f, "ahead_pages {}", sum.ahead)?;
+        writeln!(f, "ahead_pages_used {}", sum.ahead_used)?;
         writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;
         writeln!(f, "inflight_stores {}", stores)?;
         writeln!(f, "inflight_loads {}", loads)?;

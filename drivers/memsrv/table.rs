@@ -30,14 +30,24 @@ pub(crate) struct Group {
     pub(crate) failed: Option<StoreError>,
 }
 
-/// A folio being loaded.
+/// Where what is loaded goes.
+pub(crate) enum Target {
+    /// A folio.
+    Folio(LoadingFolio),
+    /// A buffer of the lane's, as nobody has asked for the page.
+    Ahead(usize),
+}
+
+/// Something being loaded.
 pub(crate) struct LoadEntry {
-    pub(crate) folio: LoadingFolio,
+    pub(crate) target: Target,
+    /// The first slot.
+    pub(crate) slot: u64,
     pub(crate) pages: u16,
     pub(crate) asked_us: u64,
     /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
     pub(crate) patient: bool,
-    /// Asked with no others, or before them, by a task that waits for just this.
+    /// Asked with no others, by a task that waits for just this.
     pub(crate) alone: bool,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
@@ -50,12 +60,34 @@ impl LoadEntry {
     /// A load that begins.
     pub(crate) fn new(folio: LoadingFolio) -> Self {
         Self {
+            slot: folio.slot(),
             pages: folio.pages(),
-            folio,
+            target: Target::Folio(folio),
             asked_us: sys::now_us(),
             patient: sys::current_is_swapoff(),
             alone: !sys::has_plug(),
             damaged: 0,
+        }
+    }
+
+    /// The load of a page that nobody has asked for, into that buffer.
+    pub(crate) fn ahead(slot: Slot, buffer: usize) -> Self {
+        Self {
+            target: Target::Ahead(buffer),
+            slot: slot.0,
+            pages: 1,
+            asked_us: sys::now_us(),
+            patient: false,
+            alone: false,
+            damaged: 0,
+        }
+    }
+
+    /// The folio, if it is for one.
+    pub(crate) fn into_folio(self) -> Option<LoadingFolio> {
+        match self.target {
+            Target::Folio(folio) => Some(folio),
+            Target::Ahead(_) => None,
         }
     }
 
@@ -80,7 +112,12 @@ struct Copy {
     lead: u32,
     group: Option<Group>,
     next_done: u32,
+    /// The slot's shard in [`Table::storing`].
+    shard: u8,
 }
+
+/// Shards of clusters that are told apart where it is asked whether one has stores under way.
+const SHARDS: usize = 64;
 
 struct Load {
     entry: Option<LoadEntry>,
@@ -96,6 +133,8 @@ pub(crate) struct Table {
     free_load: u32,
     done_store: u32,
     done_load: u32,
+    /// How many copies of each shard of clusters are on their way.
+    storing: [u32; SHARDS],
     /// Loads that have failed and are to be read from the disk; each keeps its entry until a thread has it.
     disk_load: u32,
     /// With `disk=through`: the copies, which then belong to no folio.
@@ -103,6 +142,11 @@ pub(crate) struct Table {
     /// Where the server forwards to its mirror: what that may not have.
     pub(crate) tail: Option<Tail<KVVec<Slot>>>,
     pub(crate) counters: LaneCounters,
+}
+
+fn shard(slot: u64) -> usize {
+    // Fibonacci hashing: a lane has each nth cluster only. Six bits.
+    (Slot(slot).cluster().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize
 }
 
 fn at<T>(items: &mut [T], number: u32) -> Option<&mut T> {
@@ -123,6 +167,7 @@ impl Table {
             free_load: NIL,
             done_store: NIL,
             done_load: NIL,
+            storing: [0; SHARDS],
             disk_load: NIL,
             flights,
             tail,
@@ -133,6 +178,7 @@ impl Table {
                 lead: NIL,
                 group: None,
                 next_done: NIL,
+                shard: 0,
             };
             this.copies.push(copy, GFP_KERNEL)?;
         }
@@ -169,18 +215,32 @@ impl Table {
         }
     }
 
-    /// Makes copy `number` one of the group of `lead`.
-    pub(crate) fn add_copy(&mut self, number: u32, lead: u32) {
+    /// Makes copy `number`, of a slot, one of the group of `lead`.
+    pub(crate) fn add_copy(&mut self, number: u32, lead: u32, slot: u64) {
         if let Some(copy) = at(&mut self.copies, number) {
             copy.lead = lead;
+            // Below 64.
+            copy.shard = shard(slot) as u8;
+            if let Some(storing) = self.storing.get_mut(shard(slot)) {
+                *storing = storing.saturating_add(1);
+            }
         }
+    }
+
+    /// Whether a store of a slot may be on its way: if not, what a server answers for it is its newest page.
+    pub(crate) fn may_be_storing(&self, slot: Slot) -> bool {
+        self.storing.get(shard(slot.0)).is_some_and(|&n| n > 0)
     }
 
     /// A copy's operation has ended; the group ends with its last.
     pub(crate) fn end_copy(&mut self, number: u32, result: Result<(), StoreError>, pool: &Pool) {
-        let Some(lead) = at(&mut self.copies, number).map(|copy| copy.lead) else {
+        let found = at(&mut self.copies, number).map(|copy| (copy.lead, copy.shard));
+        let Some((lead, shard)) = found else {
             return;
         };
+        if let Some(storing) = self.storing.get_mut(usize::from(shard)) {
+            *storing = storing.saturating_sub(1);
+        }
         // The first copy's number names the group: it goes back to the pool with the group's end.
         if number != lead {
             pool.put(number);
@@ -238,6 +298,31 @@ impl Table {
         load.next = free;
         self.free_load = number;
         load.entry.take()
+    }
+
+    /// Gives a load that nobody had asked for to somebody who waits for its page, if it is younger than that and its page
+    /// does not come in just now.
+    pub(crate) fn take_over(
+        &mut self,
+        number: u32,
+        entry: LoadEntry,
+        young_ms: u64,
+    ) -> Result<(), LoadEntry> {
+        match at(&mut self.loads, number).and_then(|load| load.entry.as_mut()) {
+            Some(ahead)
+                if matches!(ahead.target, Target::Ahead(_))
+                    && sys::now_us().saturating_sub(ahead.asked_us) < young_ms * 1000 =>
+            {
+                *ahead = LoadEntry {
+                    damaged: ahead.damaged,
+                    // What is left of the way is not what a load takes.
+                    alone: false,
+                    ..entry
+                };
+                Ok(())
+            }
+            _ => Err(entry),
+        }
     }
 
     /// A load is waited for by itself, although others were asked for with it.
@@ -317,7 +402,7 @@ impl Table {
                 result: Ok(()),
             } => {
                 let load = at(&mut self.loads, token).and_then(|load| load.entry.as_ref());
-                if load.is_some_and(|load| tail.has_lost(Slot(load.folio.slot()), load.pages)) {
+                if load.is_some_and(|load| tail.has_lost(Slot(load.slot), load.pages)) {
                     let result = Err(LoadError::Gone);
                     return Completion::Load { token, result };
                 }
@@ -351,7 +436,9 @@ impl Table {
             self.free_load = number;
             let entry = load.entry.take()?;
             let result = load.result;
-            self.counters.load_ended(&entry, result);
+            if let Target::Folio(_) = entry.target {
+                self.counters.load_ended(&entry, result);
+            }
             return Some(Done::Load(entry, result));
         }
         let lead = self.done_store;

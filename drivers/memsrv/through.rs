@@ -143,15 +143,12 @@ impl Lane {
         let pages = u64::from(entry.pages);
         self.shared.counters.disk_reads.add(pages);
         // The servers' copies are as good as ever if they were merely late; but the hook, entered again, must know.
-        if self
-            .shared
-            .areas
-            .clear(entry.folio.slot(), entry.pages)
-            .tell
-        {
+        if self.shared.areas.clear(entry.slot, entry.pages).tell {
             self.tell_freed();
         }
-        entry.folio.read_from_disk();
+        if let Some(folio) = entry.into_folio() {
+            folio.read_from_disk();
+        }
     }
 
     fn next_from_disk(&self) -> Option<LoadEntry> {

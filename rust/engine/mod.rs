@@ -159,7 +159,8 @@
 //!   which completes what it covers.
 //! - No load of a slot that has a store unanswered: loads overtake stores.
 //! - Two operations on one slot go to the same stream; all of a cluster's to the same lane.
-//! - No store of a slot that has a load unanswered. So what a replica has of it is as new when it answers as
+//! - No store of a slot that has a load unanswered, where there are two replicas (with one, what it answers then is of no
+//!   use to the caller). So what a replica has of it is as new when it answers as
 //!   it was when the replica was chosen.
 //! - What a failed store may have left is freed on both replicas.
 //! - A replica that comes back without its pages is marked behind for each cluster of which the other is
@@ -168,6 +169,7 @@
 //! - The mask that [`Stream::next`] asks for holds only slots that are free at that moment and have no
 //!   store unanswered. Then a free never undoes a store, however often it is sent.
 
+mod ahead;
 mod asks;
 mod copies;
 mod lane;
@@ -182,6 +184,7 @@ mod stream;
 mod tail;
 mod types;
 
+pub use ahead::{Ahead, AheadSlot, Found, MOST_AHEAD};
 pub use asks::AskSlot;
 pub use copies::CopySlot;
 pub use lane::Lane;

@@ -86,6 +86,11 @@ void *memsrv_page_addr(struct page *page)
 	return page_address(page);
 }
 
+void memsrv_copy_page(void *to, const void *from)
+{
+	copy_page(to, (void *)from);
+}
+
 void memsrv_folio_start_writeback(struct folio *folio)
 {
 	folio_start_writeback(folio);

@@ -45,6 +45,7 @@ extern unsigned int memsrv_param_hold_ms;
 extern unsigned int memsrv_param_silence_ms;
 extern unsigned int memsrv_param_hedge_ms;
 extern unsigned int memsrv_param_spin_us;
+extern unsigned int memsrv_param_ahead;
 extern bool memsrv_param_mirror_strict;
 extern bool memsrv_param_keep_clean;
 
@@ -75,6 +76,7 @@ unsigned int memsrv_plugs(void);
 bool memsrv_may_spin(struct folio *folio);
 bool memsrv_spin_on(struct folio *folio, unsigned int us);
 void *memsrv_page_addr(struct page *page);
+void memsrv_copy_page(void *to, const void *from);
 void memsrv_count_out(unsigned int pages);
 void memsrv_count_in(unsigned int pages);
 unsigned long memsrv_free_swap_pages(void);

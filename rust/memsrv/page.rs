@@ -43,16 +43,44 @@ impl Buffers {
         };
         // SAFETY: Both are whole pages; the folio's is kept in memory by its lock, and nobody else
         // writes the buffer, whose number the caller got from the free list.
-        unsafe { core::ptr::copy_nonoverlapping(folio.page_addr(index), to, PAGE_SIZE) };
+        unsafe { bindings::memsrv_copy_page(to.cast(), folio.page_addr(index).cast()) };
         super::sys::crc32c(slot, self.get(n))
     }
 
-    fn get(&self, n: u32) -> &[u8] {
+    /// The bytes of buffer `n`, for the one who fills it; empty where there is none.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "a page is guarded by who holds its number, not by a borrow"
+    )]
+    pub(crate) fn page_mut(&self, n: u32) -> &mut [u8] {
+        match self.addr(n) {
+            // SAFETY: A whole page that lives as long as the pool, and only who holds its number uses it.
+            Some(addr) => unsafe { core::slice::from_raw_parts_mut(addr, PAGE_SIZE) },
+            None => &mut [],
+        }
+    }
+
+    /// The bytes of buffer `n`; empty where there is none.
+    pub(crate) fn get(&self, n: u32) -> &[u8] {
         match self.addr(n) {
             // SAFETY: A whole page that lives as long as the pool, whose number the caller has.
             Some(addr) => unsafe { core::slice::from_raw_parts(addr, PAGE_SIZE) },
             None => &[],
         }
+    }
+
+    /// Copies buffer `n` into `to`; false where either is no whole page.
+    pub(crate) fn copy_out(&self, n: u32, to: &mut [u8]) -> bool {
+        let Some(from) = self.addr(n) else {
+            return false;
+        };
+        if to.len() != PAGE_SIZE || to.as_ptr().addr() % PAGE_SIZE != 0 {
+            return false;
+        }
+        // SAFETY: `to` is as long as a page and begins where one does; the buffer is the caller's, whose number
+        // it has, and `to` is borrowed, so they are not the same.
+        unsafe { bindings::memsrv_copy_page(to.as_mut_ptr().cast(), from.cast()) };
+        true
     }
 
     /// Buffer `n`, to be sent.

@@ -80,6 +80,10 @@ number_param!(
     spin_us, memsrv_param_spin_us, u32
 );
 number_param!(
+    /// `ahead=`
+    ahead, memsrv_param_ahead, u32
+);
+number_param!(
     /// `mirror_strict=`
     mirror_strict, memsrv_param_mirror_strict, bool
 );

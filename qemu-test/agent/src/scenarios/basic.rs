@@ -162,7 +162,7 @@ pub fn reload(guest: &mut Guest) -> Result<()> {
 
 /// Many pages asked for at once: by the kernel's readahead, and by a task that asks for more than may be in flight.
 pub fn readahead(guest: &mut Guest) -> Result<()> {
-    let disk = begin(guest, ROOMY, "")?;
+    let disk = begin(guest, ROOMY, "ahead=0")?;
     let spec = small(PAGES, 19);
     let (cgroup, mut filler) = evicted(guest, "readahead", spec)?;
     vm::set_sysctl("vm/page-cluster", "3")?;
@@ -179,6 +179,41 @@ pub fn readahead(guest: &mut Guest) -> Result<()> {
     loads_were_sent()?;
     filler.end()?;
     end(guest, &disk)
+}
+
+/// Pages that are asked for before anybody wants them: read alone, and with others written and evicted meanwhile; and,
+/// told so, none.
+pub fn ahead(guest: &mut Guest) -> Result<()> {
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    for (parameters, asks) in [("", true), ("ahead=0", false)] {
+        let disk = begin(guest, ROOMY, parameters)?;
+        let spec = small(PAGES, 21);
+        let (cgroup, mut filler) = evicted(guest, "ahead", spec)?;
+        filler.verify()?;
+        let alone = guest.stat("ahead_pages_used")?;
+        let pages = u64::try_from(PAGES)?;
+        ensure!(
+            (alone > pages / 2) == asks,
+            "{parameters}: {alone} of {pages} pages had been asked for"
+        );
+        cgroup.set_limit(8)?;
+        for _ in 0..2 {
+            filler.perform("rewrite")?;
+            filler.verify()?;
+        }
+        let used = guest.stat("ahead_pages_used")?;
+        let asked = guest.stat("ahead_pages")?;
+        ensure!(
+            (used > alone) == asks && used <= asked,
+            "{parameters}: {asked} pages were asked for, {used} used, {alone} of them before others were evicted"
+        );
+        let figure = format!("pages asked ahead, in percent of those used, {parameters}");
+        guest.figures.insert(figure, asked * 100 / used.max(1));
+        filler.end()?;
+        end(guest, &disk)?;
+        cgroup.remove()?;
+    }
+    Ok(())
 }
 
 /// What waits to be sent for something that does not come is sent by a thread that looks each 200 ms: most loads were

@@ -53,6 +53,11 @@ pub const ALL: &[Entry] = &[
         "many pages asked for at once",
         basic::readahead,
     ),
+    Entry::new(
+        "ahead",
+        "pages asked for before they are wanted",
+        basic::ahead,
+    ),
     Entry::new("reload", "insmod and rmmod twenty times", basic::reload).within(300),
     Entry::new("huge", "2 MiB folios out and in", kinds::huge),
     Entry::new("large", "64 KiB folios out and in", kinds::large),

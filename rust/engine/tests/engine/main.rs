@@ -3,6 +3,8 @@
 //! The engine's tests, in one program: each module's tests tell one side of what is promised.
 
 #[cfg(test)]
+mod ahead;
+#[cfg(test)]
 mod common;
 #[cfg(test)]
 mod hostile;
