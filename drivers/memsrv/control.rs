@@ -4,22 +4,18 @@
 //!
 //! | words | does | fails |
 //! |---|---|---|
-//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while a server is connected; `EOPNOTSUPP` with `disk=through`, where nobody waits and nothing can be lost |
+//! | `giveup` | ends every wait for a page that no server is there to give, `swapoff`'s too | `EBUSY` while all servers are connected; `EOPNOTSUPP` with `disk=through`, where nobody waits and nothing can be lost |
 //! | `replace primary HOST[:PORT]`, `replace mirror ...` | takes another server in the place of one; it is filled from the other | `EINVAL` without a mirror, or where the address is none, or the other's; `EBUSY` while the other one is away or lacks pages, or the server forwards to the mirror |
 //!
 //! Unknown words are `EINVAL`.
 
 use super::config;
 use super::engine::Replica;
-use super::lane::Lane;
 use super::link::event;
 use super::stats::Report;
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        Arc, //
-    },
+    sync::atomic::Relaxed,
     uaccess::UserSliceReader, //
 };
 
@@ -51,18 +47,11 @@ fn give_up(report: &Report) -> Result {
     if shared.config.through {
         return Err(EOPNOTSUPP);
     }
-    let is_up = |lane: &Arc<Lane>| {
-        shared
-            .config
-            .replicas()
-            .any(|replica| lane.part(replica).is_up())
-    };
-    if lanes.iter().any(is_up) {
-        return Err(EBUSY);
-    }
-    let pages = shared.areas.present();
+    let pages = report.unreachable_pages().ok_or(EBUSY)?;
     pr_warn!("given up: {pages} pages are lost unless a server comes back; programs that need them get SIGBUS\n");
-    shared.give_up(true);
+    for replica in report.away() {
+        shared.give_up(replica, true);
+    }
     for lane in lanes {
         lane.give_up();
     }

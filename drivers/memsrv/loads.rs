@@ -138,13 +138,13 @@ impl Lane {
             }
             Looked::UnderWay => return Ok(self.asked(&mut state, slot, None, plug)),
         };
-        if self.is_hopeless() {
+        if self.is_hopeless(slot) {
             return Err(entry);
         }
         while !state.table.has_load_room() {
             let waited = sys::now_ms().saturating_sub(since_ms);
             let late = waited > self.shared.config.hold_ms && !entry.patient;
-            if late || plug.is_none() || self.is_hopeless() {
+            if late || plug.is_none() || self.is_hopeless(slot) {
                 return Err(entry);
             }
             // Of what takes the room, some may wait for the end of a plug.
@@ -206,15 +206,14 @@ impl Lane {
         }
     }
 
-    /// Whether nobody is to wait for a server, and none is there.
-    fn is_hopeless(&self) -> bool {
-        let mut replicas = self.shared.config.replicas();
-        self.shared.has_given_up() && !replicas.any(|replica| self.part(replica).is_up())
+    /// Whether nobody is to wait for who may have a page.
+    fn is_hopeless(&self, slot: u64) -> bool {
+        self.shared.is_given_up(slot, |_| false)
     }
 
     /// Ends a read without the page. Process context.
     pub(crate) fn end_unread(&self, folio: LoadingFolio) {
-        if self.shared.has_given_up() {
+        if self.is_hopeless(folio.slot()) {
             folio.done(false, false);
         } else {
             self.unread.give_up(folio);

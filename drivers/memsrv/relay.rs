@@ -260,7 +260,7 @@ impl Link {
     pub(super) fn may_forget(&self, session: &Session) -> bool {
         let waited = sys::now_ms().saturating_sub(session.up_ms);
         let through = self.config().through && waited >= MIRROR_MS;
-        through || self.lane.shared.has_given_up()
+        through || self.lane.shared.has_given_up(self.replica)
     }
 
     /// The server, if it forwards to its mirror, or the mirror, if that is in its place, does not do: the other

@@ -405,7 +405,7 @@ impl Link {
             relay.connected();
             session.lacks = false;
         }
-        lane.shared.give_up(false);
+        lane.shared.give_up(self.replica, false);
         if part.first.load(Relaxed) != 1 {
             ratelimited!(pr_info, "{self}: connected to {server} again\n");
             part.reconnects.fetch_add(1u64, Relaxed);

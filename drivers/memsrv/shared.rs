@@ -4,12 +4,12 @@
 
 use super::areas::{index, Areas};
 use super::config::{Config, Server};
-use super::engine::Replica;
+use super::engine::{Clusters, Replica, Standing};
 use super::lane::Lane;
 use super::link::event;
 use super::platform::{sys, thread::Bell};
 use super::pool::Pool;
-use super::protocol::{Incarnation, Instance, Welcome};
+use super::protocol::{Incarnation, Instance, Slot, Welcome};
 use super::refill::Source;
 use super::relay::Turn;
 use super::stats::HookCounters;
@@ -59,8 +59,8 @@ pub(crate) struct Shared {
     pub(crate) frozen: Atomic<bool>,
     /// Folios are to be read from the disk.
     pub(crate) disk_bell: Bell,
-    /// Whether nobody is to wait any more for servers that are away.
-    given_up: Atomic<bool>,
+    /// Whether nobody is to wait any more for a server, which is away.
+    given_up: [Atomic<bool>; 2],
     /// Until when nothing is stored, in milliseconds, and for how long that was.
     hold_off_until_ms: Atomic<u64>,
     hold_off_ms: Atomic<u64>,
@@ -87,7 +87,7 @@ impl Shared {
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
             disk_bell: Bell::new(),
-            given_up: Atomic::new(false),
+            given_up: [const { Atomic::new(false) }; 2],
             hold_off_until_ms: Atomic::new(0),
             hold_off_ms: Atomic::new(0),
         }))
@@ -293,14 +293,28 @@ impl Shared {
         replicas.all(|replica| self.is_stale(replica))
     }
 
-    /// Whether nobody is to wait any more for servers that are away.
-    pub(crate) fn has_given_up(&self) -> bool {
-        self.given_up.load(Relaxed)
+    /// Whether nobody is to wait any more for a server, which is away.
+    pub(crate) fn has_given_up(&self, replica: Replica) -> bool {
+        let given_up = self.given_up.get(index(replica));
+        given_up.is_some_and(|given_up| given_up.load(Relaxed))
     }
 
-    /// The administrator gives the pages up, or a server is there again.
-    pub(crate) fn give_up(&self, on: bool) {
-        self.given_up.store(on, Relaxed);
+    /// The administrator gives up what only that server has, or it is there again.
+    pub(crate) fn give_up(&self, replica: Replica, on: bool) {
+        if let Some(given_up) = self.given_up.get(index(replica)) {
+            given_up.store(on, Relaxed);
+        }
+    }
+
+    /// Whether a page was given up: `answers` says of a server whether it is there, but no help.
+    pub(crate) fn is_given_up(&self, slot: u64, answers: impl Fn(Replica) -> bool) -> bool {
+        let replicas = || self.config.replicas();
+        let out = |replica| {
+            self.has_given_up(replica)
+                || answers(replica)
+                || self.areas.standing(replica, Slot(slot)) == Standing::Behind
+        };
+        replicas().any(|replica| self.has_given_up(replica)) && replicas().all(out)
     }
 
     /// A store failed: the next go elsewhere for a while, else the same pages would come again at

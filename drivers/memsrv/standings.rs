@@ -110,6 +110,23 @@ impl Areas {
         count.map_or(0, |count| count.load(Relaxed))
     }
 
+    /// How many pages there are in the clusters of which a server is not whole: what it lacks is among them.
+    pub(crate) fn pages_behind(&self, replica: Replica) -> u64 {
+        let mut pages = 0;
+        self.each_chunk(|_, chunk| {
+            let Some(words) = words(chunk, replica) else {
+                return;
+            };
+            let not_whole = words.behind.load(Relaxed) | words.partial.load(Relaxed);
+            for (cluster, used) in chunk.used.iter().enumerate() {
+                if not_whole >> cluster & 1 == 1 {
+                    pages += u64::from(used.load(Relaxed));
+                }
+            }
+        });
+        pages
+    }
+
     /// How many clusters a resync has made whole.
     pub(crate) fn refilled(&self, replica: Replica) -> u64 {
         let count = self.refilled.get(index(replica));

@@ -255,6 +255,23 @@ impl Report {
         Self { shared, lanes }
     }
 
+    /// The servers that are spoken to and of which no link is up.
+    pub(crate) fn away(&self) -> impl Iterator<Item = Replica> + '_ {
+        let up = |replica| self.lanes.iter().any(|lane| lane.part(replica).is_up());
+        self.shared.spoken_to().filter(move |&replica| !up(replica))
+    }
+
+    /// How many pages are, or may be, where nobody can be asked for them; `None` while all servers are there.
+    pub(crate) fn unreachable_pages(&self) -> Option<u64> {
+        let shared = &self.shared;
+        let (away, all) = (self.away().count(), shared.spoken_to().count());
+        let first = self.away().next()?;
+        Some(match away == all {
+            true => shared.areas.present(),
+            false => shared.areas.pages_behind(first.other()),
+        })
+    }
+
     /// Writes the lines.
     pub(crate) fn write(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         let (shared, hooks) = (&self.shared, &self.shared.counters);
@@ -288,6 +305,8 @@ impl Report {
             }
         )?;
         writeln!(f, "remote_pages {}", shared.areas.present())?;
+        let unreachable = self.unreachable_pages().unwrap_or(0);
+        writeln!(f, "unreachable_pages {unreachable}")?;
         writeln!(f, "granted_pages {}", shared.granted())?;
         writeln!(f, "stored_pages {}", sum.stored_pages)?;
         writeln!(f, "loaded_pages {}", sum.loaded_pages)?;

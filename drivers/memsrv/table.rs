@@ -344,13 +344,19 @@ impl Table {
         }
     }
 
+    fn load(&self, number: u32) -> Option<&LoadEntry> {
+        let load = self.loads.get(usize::try_from(number).ok()?)?;
+        load.entry.as_ref()
+    }
+
     /// Whether a load may be given up.
     pub(crate) fn is_patient(&self, number: u32) -> bool {
-        usize::try_from(number)
-            .ok()
-            .and_then(|n| self.loads.get(n))
-            .and_then(|load| load.entry.as_ref())
-            .is_some_and(|entry| entry.patient)
+        self.load(number).is_some_and(|entry| entry.patient)
+    }
+
+    /// The first slot that a load is of.
+    pub(crate) fn slot_of(&self, number: u32) -> Option<u64> {
+        self.load(number).map(|entry| entry.slot)
     }
 
     /// A load is the first that the mirror answers for the primary, which is away.

@@ -3,6 +3,8 @@
 //! What a link's thread does by the clock: it asks the other server, gives a server up that does not answer, and
 //! ends what has waited too long.
 
+use super::areas::index;
+use super::engine::Replica;
 use super::lane::State;
 use super::link::Link;
 use super::platform::sys;
@@ -64,11 +66,19 @@ impl Link {
             let State { streams, table, .. } = state;
             // The engine asks about each load between the endings of others.
             let table = core::cell::RefCell::new(table);
-            let hopeless = lane.shared.all_stale() || lane.shared.has_given_up();
+            let stale = lane.shared.all_stale();
+            let there = Replica::BOTH.map(|replica| streams.is_connected(replica));
+            // Who is there was asked, or could not be.
+            let given_up = |slot| {
+                let answers = |replica| there.get(index(replica)) == Some(&true);
+                lane.shared.is_given_up(slot, answers)
+            };
             streams.expire_loads(
                 |&number, since| {
+                    let table = table.borrow();
                     let waits = now.saturating_sub(since) < config.hold_ms;
-                    !hopeless && (waits || table.borrow().is_patient(number))
+                    let hopeless = stale || table.slot_of(number).is_some_and(given_up);
+                    !hopeless && (waits || table.is_patient(number))
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );

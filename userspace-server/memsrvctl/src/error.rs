@@ -56,12 +56,12 @@ pub enum Error {
         /// What the kernel says.
         error: io::Error,
     },
-    /// The statistics do not say how many pages are away.
-    #[error("the module does not say how many pages are away (remote_pages): nothing is given up")]
+    /// The statistics do not say how many pages are out of reach.
+    #[error("the module does not say how many pages are out of reach (unreachable_pages): nothing is given up")]
     NoCount,
     /// Giving up was not confirmed.
     #[error(
-        "nothing is given up without --yes: {what} on {servers} would be lost, unless a server comes \
+        "nothing is given up without --yes: {what} out of reach on {servers} would be lost, unless a server comes \
          back; programs that need them get SIGBUS. Where a server may come back, wait for it"
     )]
     NotSure {
@@ -70,11 +70,12 @@ pub enum Error {
         /// Where they are.
         servers: String,
     },
-    /// The module gives nothing up while a server is there.
+    /// Nobody waits for a server that is away.
     #[error(
-        "a server is connected: nothing is given up; `memsrvctl status` shows which links are up"
+        "there is nothing to give up: no page is where nobody can be asked for it; `memsrvctl status` shows which \
+         links are up"
     )]
-    Connected,
+    Reachable,
     /// There is nothing to be given up.
     #[error(
         "every page is on the disk, too (disk=through): nobody waits for a server, and nothing is given up"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Tells the module to wait no longer for pages that no server is there to give.
+//! Tells the module to wait no longer for pages that no server is there to give: all of them, or with a mirror what
+//! only the one has that is away.
 //!
 //! What would be lost is shown first, and nothing is done without `--yes`: nobody can take it back.
 
@@ -38,7 +39,7 @@ pub struct Giveup {
 /// missing.
 pub fn run(options: &Giveup) -> Result<(), Error> {
     let sample = module::take(&options.debugfs)?;
-    let Some(Value::Number(pages)) = sample.get("remote_pages") else {
+    let Some(Value::Number(pages)) = sample.get("unreachable_pages") else {
         return Err(Error::NoCount);
     };
     if sample
@@ -46,6 +47,9 @@ pub fn run(options: &Giveup) -> Result<(), Error> {
         .is_some_and(|disk| show::plain(disk) == "through")
     {
         return Err(Error::Through);
+    }
+    if *pages == 0 {
+        return Err(Error::Reachable);
     }
     let (pages, what) = (*pages, format!("{pages} pages ({})", show::size(*pages)));
     if !options.yes {
@@ -79,7 +83,8 @@ fn servers(sample: &module::Sample) -> String {
 
 fn object(given_up: bool, pages: u64) -> String {
     let bytes = pages.saturating_mul(u64::try_from(PAGE_SIZE).unwrap_or(4096));
-    json!({"given_up": given_up, "remote_pages": pages, "remote_bytes": bytes}).to_string()
+    json!({"given_up": given_up, "unreachable_pages": pages, "unreachable_bytes": bytes})
+        .to_string()
 }
 
 pub(crate) fn say(line: &str) -> io::Result<()> {
@@ -91,7 +96,7 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 /// What it means that the word was not taken.
 fn refused(path: &Path, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::ResourceBusy => Error::Connected,
+        io::ErrorKind::ResourceBusy => Error::Reachable,
         io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Error::NoCommand,
         _ => Error::Control {
             path: path.to_owned(),
@@ -108,7 +113,7 @@ mod tests {
     fn each_refusal_of_the_module_has_its_words() {
         // EBUSY, EINVAL, EACCES.
         for (errno, words) in [
-            (16, "a server is connected: nothing is given up"),
+            (16, "there is nothing to give up"),
             (22, "does not know giveup"),
             (13, "cannot write x: Permission denied"),
         ] {

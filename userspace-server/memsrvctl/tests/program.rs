@@ -220,7 +220,7 @@ mod program {
     const STATS: &str = "version 0.1.0\nserver 10.0.0.2:7170\nstored_pages 3\nnew_thing 42\n\
         load_us_log2 0 0 4 8\nlink.0.state up\nlink.0.peer 10.0.0.2:7170\nlink.1.state down\n";
 
-    const MIRRORED: &str = "server 10.0.0.2:7170\nremote_pages 3\nload_us_log2 0 1\n\
+    const MIRRORED: &str = "server 10.0.0.2:7170\nunreachable_pages 3\nload_us_log2 0 1\n\
         mirror 10.0.0.3:7170\nmirror_strict 0\ndegraded 0\nbehind_clusters_primary 0\n\
         behind_clusters_mirror 0\nfailovers 0\nfailover_us_max 0\nhedged_loads 0\n\
         mirror_link.0.state up\nmirror_link.0.peer 10.0.0.3:7170\nmirror_link.1.state up\n\
@@ -296,19 +296,19 @@ mod program {
             .stdout("")
             .stderr(contains("nothing is given up without --yes"))
             .stderr(contains(
-                "3 pages (12 KiB) on 10.0.0.2:7170 and 10.0.0.3:7170",
+                "3 pages (12 KiB) out of reach on 10.0.0.2:7170 and 10.0.0.3:7170",
             ))
             .stderr(contains("SIGBUS"));
         let assert = giveup(&dir, &["--json"]).code(2);
         let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
         assert_eq!(json["given_up"], false);
-        assert_eq!(json["remote_pages"], 3);
+        assert_eq!(json["unreachable_pages"], 3);
         assert_eq!(said(&dir), "");
     }
 
     #[test]
     fn with_the_disk_behind_it_the_mode_is_shown_and_nothing_is_given_up() {
-        let through = MIRRORED.replace("remote_pages", "disk through\nremote_pages");
+        let through = MIRRORED.replace("unreachable", "disk through\nunreachable");
         shown(&through).stdout(is_match(r"(?m)^ disk +through ").unwrap());
         let dir = debugfs(&through);
         giveup(&dir, &["--yes"])
@@ -330,7 +330,7 @@ mod program {
         let assert = giveup(&dir, &["--yes", "--json"]).success();
         let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
         assert_eq!(json["given_up"], true);
-        assert_eq!(json["remote_bytes"], 12_288);
+        assert_eq!(json["unreachable_bytes"], 12_288);
         assert_eq!(said(&dir), "giveup");
     }
 
@@ -348,6 +348,13 @@ mod program {
         let dir = debugfs("version 0.1.0\n");
         let refused = || giveup(&dir, &["--yes"]).code(1).stdout("");
         refused().stderr(contains("does not say how many pages"));
+        std::fs::write(dir.path().join("memsrv/stats"), MIRRORED).unwrap();
+        std::fs::write(
+            dir.path().join("memsrv/stats"),
+            MIRRORED.replace("unreachable_pages 3", "unreachable_pages 0"),
+        )
+        .unwrap();
+        refused().stderr(contains("there is nothing to give up"));
         std::fs::write(dir.path().join("memsrv/stats"), MIRRORED).unwrap();
         // A device that takes no byte: not what the kernel says, but an error of write().
         std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();

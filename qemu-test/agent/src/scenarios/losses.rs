@@ -26,7 +26,7 @@ pub fn ended_by_loss(error: &anyhow::Error) -> Result<()> {
 }
 
 /// Reads all pages, which are gone.
-fn ends_by_loss(mut filler: Filler) -> Result<()> {
+pub(super) fn ends_by_loss(mut filler: Filler) -> Result<()> {
     match filler.perform("verify") {
         Ok(answer) => bail!(
             "every page was read, {} bytes wrong: the server lost them all",

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
@@ -150,8 +150,13 @@ pub fn primary_slow(guest: &mut Guest) -> Result<()> {
 }
 
 pub(super) fn primary_up() -> Result<()> {
-    poll("the primary connected", Duration::from_secs(60), || {
-        Ok(module::text("link.0.state")? == "up" && module::text("link.1.state")? == "up")
+    links_are("up")
+}
+
+/// Waits until all of the primary's links are so.
+fn links_are(state: &str) -> Result<()> {
+    poll("the primary's links", Duration::from_secs(60), || {
+        Ok(module::text("link.0.state")? == state && module::text("link.1.state")? == state)
     })
 }
 
@@ -245,6 +250,61 @@ pub fn twice(guest: &mut Guest) -> Result<()> {
             .any(|line| line.contains("the same as the other")),
         "the log does not say that it is the same server: {lines:?}"
     );
+    guest.host.stop_server()
+}
+
+/// The primary misses pages, the mirror dies: `giveup` ends the wait for those that only the mirror had, and for no
+/// others.
+pub fn given_up(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "hold_ms=60000")?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    guest.host.reach(false)?;
+    links_are("down")?;
+    let (_cgroup, filler) = evicted(guest, "given-up-half", small(PAGES / 4, 70))?;
+    guest.host.mirror(|host| host.kill_server())?;
+    guest.host.reach(true)?;
+    primary_up()?;
+    let (unreachable, away) = (
+        guest.stat("unreachable_pages")?,
+        guest.stat("remote_pages")?,
+    );
+    ensure!(
+        unreachable > 1000 && unreachable <= away,
+        "of {away} pages {unreachable} are said to be out of reach"
+    );
+    let off = disk.clone();
+    let swapoff = std::thread::spawn(move || off.off());
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        !swapoff.is_finished(),
+        "swapoff did not wait for the mirror"
+    );
+    module::control("giveup").context("giveup")?;
+    match swapoff.join() {
+        Ok(ended) => ended.context("swapoff")?,
+        Err(_) => bail!("the thread that called swapoff panicked"),
+    };
+    super::losses::ends_by_loss(filler)?;
+    guest.expect_server_pages(0)?;
+    // What the primary alone has by now was not given up.
+    let failed = guest.stat("failed_loads")?;
+    let disk = Swap::on(0, 10)?;
+    let (_cgroup, mut filler) = evicted(guest, "not-given-up", small(PAGES / 4, 71))?;
+    guest.host.reach(false)?;
+    links_are("down")?;
+    verify_while(&mut filler, || {
+        std::thread::sleep(Duration::from_secs(1));
+        guest.host.reach(true)
+    })?;
+    filler.end()?;
+    disk.off()?;
+    let more = guest.stat("failed_loads")? - failed;
+    ensure!(
+        more == 0,
+        "{more} loads failed of pages that the primary had"
+    );
+    guest.expect_server_pages(0)?;
+    guest.rmmod()?;
     guest.host.stop_server()
 }
 

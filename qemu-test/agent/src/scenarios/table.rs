@@ -306,6 +306,11 @@ pub const ALL: &[Entry] = &[
         "it acknowledges before its mirror does, and dies",
         forwarded::before,
     ),
+    Entry::new(
+        "mirror-given-up",
+        "giveup of what only a dead mirror had",
+        mirror::given_up,
+    ),
     Entry::new("mirror-gone", "both servers die", mirror::both_gone),
     Entry::new(
         "rewritten",
