@@ -24,7 +24,7 @@ running_rustc := $(shell sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' $(R
 running_ok := $(and $(wildcard $(RUNNING)/rust/libkernel.rmeta),$(wildcard $(RUNNING)/rust/libmacros.so),\
 	$(if $(running_rustc),$(filter-out 0,$(shell [ "$$(rustc --version 2>/dev/null)" = '$(running_rustc)' ] && echo 1 || echo 0))))
 
-.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-apps bench-cost bench-server bench-keep check clean distclean refresh
+.PHONY: all help prepare user tools test-module debug-module running-module demo test test-faults test-debug bench bench-links bench-apps bench-cost bench-server bench-keep check clean distclean refresh
 
 all: user $(if $(running_ok),running-module,test-module) ## build/memsrv.ko, build/memsrvd, build/memsrvctl
 	$(if $(running_ok),,@ln -sfn test/memsrv.ko $(B)/memsrv.ko)
@@ -125,6 +125,9 @@ bench: guest-ready pictures ## how long a page takes, beside nbd, a RAM disk and
 bench-apps: guest-ready pictures ## how much longer programs take with less memory than they need, beside nbd and zram
 	@$(ENV)/as-root $(B)/qemu-test bench-apps $(if $(QUICK),--quick)
 
+bench-links: guest-ready pictures ## how long a page takes over narrow links, beside nbd
+	@$(ENV)/as-root $(B)/qemu-test bench-links $(if $(QUICK),--quick)
+
 bench-cost: guest-ready ## instructions for a page, held to Documentation/benchmarks/cost.json
 	@$(ENV)/as-root $(B)/qemu-test bench-cost
 
@@ -132,7 +135,7 @@ bench-server: prepare ## the server beside nbdkit, redis and a bare echo server;
 	@$(MAKE) user tools race pictures
 	@$(ENV)/as-root $(B)/qemu-test bench-server $(if $(QUICK),--quick)
 
-bench-keep: tools pictures ## the last full run of bench, bench-apps and bench-server, with its pictures and machine, into Documentation/benchmarks/run
+bench-keep: tools pictures ## the last full run of bench, bench-links, bench-apps and bench-server, with its pictures and machine, into Documentation/benchmarks/run
 	@$(B)/qemu-test bench-keep
 
 check: MAKE_IN = $(ROOT) make

@@ -362,6 +362,10 @@ void memsrv_power_detach(void)
 static struct lock_class_key sock_slock_key;
 static struct lock_class_key sock_lock_key;
 
+/* TCP_NOTSENT_LOWAT: bytes that may wait in the socket to be sent. Over a narrow link a load waits for the stores that
+ * are before it there; those that are still ours it overtakes. */
+#define UNSENT_MOST (128 * 1024)
+
 static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 {
 	struct sock *sk = sock->sk;
@@ -382,6 +386,7 @@ static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 	sock_no_linger(sk);
 	sock_set_priority(sk, 6); /* TC_PRIO_INTERACTIVE: a program waits for each of these bytes */
 	tcp_sock_set_nodelay(sk);
+	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, UNSENT_MOST);
 	tcp_sock_set_user_timeout(sk, timeout_ms * 3);
 	sock_set_keepalive(sk);
 	tcp_sock_set_keepidle(sk, 5);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The measuring program: memory whose pages are touched one by one, each touch timed and checked.
 //!
-//! It does one thing per line of its standard input (`fill`, `random COUNT`, `sequential COUNT`,
+//! It does one thing per line of its standard input (`fill`, `random COUNT`, `further COUNT`, `sequential COUNT`,
 //! `update COUNT`, `end`) and answers each with one line of JSON. A page is half noise and half zeroes, so that who compresses has something to win.
 
 use std::io::{BufRead, Write};
@@ -27,6 +27,8 @@ pub struct Touched {
 struct Toucher {
     region: Region,
     pages: usize,
+    /// Where the last order ended.
+    next: usize,
 }
 
 /// What word `word` of page `page` is to be.
@@ -45,13 +47,19 @@ impl Toucher {
         Ok(Touched::default())
     }
 
-    /// Touches so many pages, each so many after the one before, and writes to them if `update`.
+    /// Touches so many pages from the first on, each so many after the one before, and writes to them if `update`.
     fn touch(&mut self, step: usize, count: usize, update: bool) -> Result<Touched> {
+        self.next = 0;
+        self.further(step, count, update)
+    }
+
+    /// The same from where the last order ended.
+    fn further(&mut self, step: usize, count: usize, update: bool) -> Result<Touched> {
         let mut touched = Touched {
             ns: Vec::with_capacity(count),
             ..Touched::default()
         };
-        let mut page = 0;
+        let mut page = self.next;
         let start = Instant::now();
         for _ in 0..count {
             let words = self.region.page(page).context("page out of range")?;
@@ -65,6 +73,7 @@ impl Toucher {
             touched.wrong += u64::from(first != Some(noise(page, 0)));
             page = (page + step) % self.pages;
         }
+        self.next = page;
         touched.total_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Ok(touched)
     }
@@ -79,6 +88,7 @@ pub fn program(arguments: &[String]) -> Result<()> {
     let mut toucher = Toucher {
         region: Region::new(Kind::Small, pages)?,
         pages,
+        next: 0,
     };
     let mut output = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
@@ -88,6 +98,7 @@ pub fn program(arguments: &[String]) -> Result<()> {
         let answer = match order {
             "fill" => toucher.fill()?,
             "random" => toucher.touch(coprime_step(pages), count, false)?,
+            "further" => toucher.further(coprime_step(pages), count, false)?,
             "sequential" => toucher.touch(1, count, false)?,
             "update" => toucher.touch(coprime_step(pages), count, true)?,
             "end" => break,
@@ -111,6 +122,7 @@ mod tests {
         let mut toucher = Toucher {
             region: Region::new(Kind::Small, 50).unwrap(),
             pages: 50,
+            next: 0,
         };
         toucher.fill().unwrap();
         let touched = toucher.touch(coprime_step(50), 50, true).unwrap();

@@ -20,6 +20,15 @@ const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem"];
 /// What memsrv is compared with: loaded when asked for, each from its own list.
 const CONTENDERS: &[&str] = &["nbd", "brd", "zram", "nvme_tcp", "nvmet_tcp"];
 
+/// What makes a link narrow, both ways: loaded when asked for.
+const SHAPE: &[&str] = &[
+    "sch_tbf",
+    "sch_ingress",
+    "cls_matchall",
+    "act_mirred",
+    "ifb",
+];
+
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const PLAIN: u32 = 0o100_644;
@@ -51,6 +60,7 @@ pub fn write(tree: &Tree, purpose: Purpose, place: &Path) -> Result<()> {
         for contender in CONTENDERS {
             archive.drivers(contender, modules, &[contender])?;
         }
+        archive.drivers("shape", modules, SHAPE)?;
     }
     archive.entry("TRAILER!!!", 0, (0, 0), &[])?;
     fs::write(place, archive.bytes).with_context(|| format!("writing {}", place.display()))

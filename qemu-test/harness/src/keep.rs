@@ -12,7 +12,7 @@ use comfy_table::Table;
 use qemu_test_results::{About, Results};
 
 use crate::tree::Tree;
-use crate::{apps, micro, race, record};
+use crate::{apps, links, micro, race, record};
 
 /// Copies what was measured last.
 pub fn run(tree: &Tree) -> Result<bool> {
@@ -79,6 +79,10 @@ fn page(results: &Results, pictures: &[String]) -> String {
     if let Some(page) = &results.page {
         add("## page: what a page takes".to_owned());
         add(micro::table(&page.samples).to_string());
+    }
+    if let Some(links) = &results.links {
+        add("## links: what a page takes over narrow links".to_owned());
+        add(links::table(&links.samples).to_string());
     }
     if let Some(apps) = &results.apps {
         add("## apps: how many times as long programs take".to_owned());

@@ -16,6 +16,7 @@ mod faults;
 mod initramfs;
 mod keep;
 mod kernel;
+mod links;
 mod measure;
 mod micro;
 mod network;
@@ -78,6 +79,12 @@ enum Command {
         /// Keep what is measured.
         #[arg(long)]
         update: bool,
+    },
+    /// Measures how long a page takes over narrow links, beside nbd.
+    BenchLinks {
+        /// One round.
+        #[arg(long)]
+        quick: bool,
     },
     /// Measures programs with less memory than they need, the rest with memsrv and with others.
     BenchApps {
@@ -147,6 +154,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Faults { filter } => faults::run(&tree, &filter),
         Command::Bench { quick } => micro::run(&tree, quick),
         Command::BenchCost { update } => cost::run(&tree, update),
+        Command::BenchLinks { quick } => links::run(&tree, quick),
         Command::BenchApps { quick } => apps::run(&tree, quick),
         Command::BenchServer { quick } => race::run(&tree, quick),
         // Already done.

@@ -25,6 +25,9 @@ pub struct Results {
     /// `bench`: what a page takes, beside others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<Part<Vec<Samples>>>,
+    /// `bench-links`: what a page takes over narrow links, beside others; `fault_at_100_ns` is at 100 Mb/s both ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<Part<Vec<Samples>>>,
     /// `bench-server`: the server natively, beside others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<Part<Raced>>,
@@ -117,7 +120,8 @@ impl Results {
         let page = self.page.as_ref().map(|part| ("page", &part.about));
         let server = self.server.as_ref().map(|part| ("server", &part.about));
         let apps = self.apps.as_ref().map(|part| ("apps", &part.about));
-        [page, server, apps].into_iter().flatten().collect()
+        let links = self.links.as_ref().map(|part| ("links", &part.about));
+        [page, links, server, apps].into_iter().flatten().collect()
     }
 }
 

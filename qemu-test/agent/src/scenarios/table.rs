@@ -402,6 +402,20 @@ pub const ALL: &[Entry] = &[
         bench::time,
     )
     .within(3600),
+    Entry::measure(
+        Kind::Measuring,
+        "links",
+        "what `make bench-links` runs: narrow links",
+        bench::links,
+    )
+    .within(3600),
+    Entry::measure(
+        Kind::Measuring,
+        "links-quick",
+        "what `make bench-links QUICK=1` runs: the same once",
+        bench::quick_links,
+    )
+    .within(1200),
     Entry::second(
         TARGET_SCENARIO,
         "the second guest's part in `make bench`: serves its RAM by NVMe/TCP",

@@ -4,10 +4,12 @@
 mod apps;
 mod contender;
 mod evict;
+mod links;
 mod nvme;
 mod page;
 mod server;
 
 pub use apps::{apps, quick_apps};
+pub use links::{links, quick_links};
 pub use nvme::target as nvme_target;
 pub use page::{cost, quick, time};
