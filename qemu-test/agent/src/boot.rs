@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{self as wire, Outcome, ToGuest, ToHost};
+use rustix::mm::MlockAllFlags;
 use rustix::mount::{mount, MountFlags};
 
 use crate::guest::{disk, module, watch, Guest};
@@ -27,6 +28,10 @@ pub fn as_init() -> ! {
 }
 
 fn serve() -> Result<()> {
+    // Who waits for a page of its own from a server that only it can have started again waits for ever. Programs that
+    // it starts are not bound by this.
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    rustix::mm::mlockall(all).context("mlockall")?;
     mount_kernel_file_systems()?;
     rustix::system::sethostname(b"guest").context("sethostname")?;
     load_drivers()?;

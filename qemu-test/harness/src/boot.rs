@@ -22,6 +22,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How long it may take to switch itself off.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
 
+/// What is said of a guest that was reset because a processor could not even say that it failed.
+const TRIPLE_FAULT: &str = ", by a triple fault";
+
 /// A running guest. It is killed when the value goes.
 pub struct Guest {
     qemu: Child,
@@ -29,6 +32,7 @@ pub struct Guest {
     writer: UnixStream,
     scratch: PathBuf,
     off_limit: Duration,
+    qemu_log: PathBuf,
     /// What its kernel says.
     pub console: Console,
 }
@@ -59,12 +63,14 @@ impl Guest {
         let address = SocketAddr::from_abstract_name(&name).context("naming a socket")?;
         let listener = UnixListener::bind_addr(&address).context("listening for QEMU")?;
         let console_path = logs.join("console.log");
+        let qemu_log = logs.join("qemu.log");
         let mut command = command(
             tree,
             machine,
             tap,
             initramfs,
             &console_path,
+            &qemu_log,
             &name,
             &scratch,
         )?;
@@ -93,6 +99,7 @@ impl Guest {
             writer,
             scratch,
             off_limit: tree.kernel.patience(OFF_LIMIT),
+            qemu_log,
             console,
         };
         match guest.next(Instant::now() + patience) {
@@ -146,7 +153,13 @@ impl Guest {
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
             if let Ok(Some(status)) = self.qemu.try_wait() {
-                return format!("QEMU ended: {status}");
+                let log = fs::read_to_string(&self.qemu_log).unwrap_or_default();
+                let why = if log.contains("Triple fault") {
+                    TRIPLE_FAULT
+                } else {
+                    ""
+                };
+                return format!("QEMU ended: {status}{why}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -207,6 +220,7 @@ fn command(
     tap: &str,
     initramfs: &Path,
     console: &Path,
+    qemu_log: &Path,
     socket: &str,
     scratch: &Path,
 ) -> Result<Command> {
@@ -225,6 +239,8 @@ fn command(
         ],
     });
     command.args(["-cpu", "max", "-no-reboot", "-nodefaults"]);
+    // What it says of a reset: why, if a processor gave up.
+    command.args(["-d", "cpu_reset", "-D"]).arg(qemu_log);
     command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
     command.args([
         "-m",
