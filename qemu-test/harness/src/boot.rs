@@ -70,11 +70,10 @@ impl Guest {
             tap,
             initramfs,
             &console_path,
-            &qemu_log,
             &name,
             &scratch,
         )?;
-        let errors = File::create(logs.join("qemu.log")).context("making qemu.log")?;
+        let errors = File::create(&qemu_log).context("making qemu.log")?;
         command
             .stdin(Stdio::null())
             .stdout(errors.try_clone()?)
@@ -82,7 +81,7 @@ impl Guest {
         let mut qemu = command
             .spawn()
             .context("starting QEMU (qemu-system-x86) by setpriv")?;
-        let connected = accept(&listener, &mut qemu, &logs.join("qemu.log"));
+        let connected = accept(&listener, &mut qemu, &qemu_log);
         let writer = match connected {
             Ok(socket) => socket,
             Err(error) => {
@@ -220,7 +219,6 @@ fn command(
     tap: &str,
     initramfs: &Path,
     console: &Path,
-    qemu_log: &Path,
     socket: &str,
     scratch: &Path,
 ) -> Result<Command> {
@@ -239,8 +237,8 @@ fn command(
         ],
     });
     command.args(["-cpu", "max", "-no-reboot", "-nodefaults"]);
-    // What it says of a reset: why, if a processor gave up.
-    command.args(["-d", "cpu_reset", "-D"]).arg(qemu_log);
+    // On its standard error: of a reset, whether a processor gave up.
+    command.args(["-d", "cpu_reset"]);
     command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
     command.args([
         "-m",
