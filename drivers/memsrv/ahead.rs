@@ -68,6 +68,8 @@ impl Lane {
 
     /// Looks whether a page that is about to be loaded was asked for.
     pub(crate) fn look_ahead(&self, state: &mut State, mut entry: LoadEntry) -> Looked {
+        let there = state.streams.is_connected(Replica::Primary);
+        let young_ms = YOUNG_MS.min(self.shared.config.hold_ms / 2);
         let State { ahead, table, .. } = state;
         if entry.pages != 1 {
             return Looked::Nothing(entry);
@@ -86,7 +88,8 @@ impl Lane {
                     return Looked::Here(entry);
                 }
             }
-            Found::Asked(buffer, load) => match table.take_over(load, entry, YOUNG_MS) {
+            // What waits for a connection may be about to end, and as one that nobody needs.
+            Found::Asked(buffer, load) if there => match table.take_over(load, entry, young_ms) {
                 Ok(()) => {
                     ahead.taken(buffer);
                     table.counters.used_ahead();
@@ -94,6 +97,7 @@ impl Lane {
                 }
                 Err(returned) => entry = returned,
             },
+            Found::Asked(..) => {}
         }
         // It is asked for anew, and what comes of the other load is of no use.
         ahead.stored(slot);

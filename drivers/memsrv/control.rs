@@ -49,11 +49,10 @@ fn give_up(report: &Report) -> Result {
     }
     let pages = report.unreachable_pages().ok_or(EBUSY)?;
     pr_warn!("given up: {pages} pages are lost unless a server comes back; programs that need them get SIGBUS\n");
-    for replica in report.away() {
-        shared.give_up(replica, true);
-    }
+    shared.give_up(|replica| report.is_away(replica));
+    let nobody = shared.spoken_to().all(|replica| report.is_away(replica));
     for lane in lanes {
-        lane.give_up();
+        lane.give_up(nobody);
     }
     Ok(())
 }

@@ -107,7 +107,10 @@ impl Lane {
                     }
                 }
                 if asked.ahead {
-                    self.ask_ahead(&mut self.state.lock(), Slot(slot));
+                    let mut state = self.state.lock();
+                    self.ask_ahead(&mut state, Slot(slot));
+                    self.tell_watch(&state.streams);
+                    drop(state);
                     self.send(Replica::Primary);
                 }
                 asked.under_way
@@ -209,6 +212,7 @@ impl Lane {
     /// Whether nobody is to wait for who may have a page.
     fn is_hopeless(&self, slot: u64) -> bool {
         self.shared.is_given_up(slot, |_| false)
+            && !self.may_ask(slot, |replica| self.part(replica).is_up())
     }
 
     /// Ends a read without the page. Process context.
@@ -220,9 +224,12 @@ impl Lane {
         }
     }
 
-    /// The pages that no server can give are given up.
-    pub(crate) fn give_up(&self) {
-        self.unread.forget();
+    /// The pages that no server can give are given up. What was not read is `forgotten` where nobody is left who could
+    /// be asked again.
+    pub(crate) fn give_up(&self, forgotten: bool) {
+        if forgotten {
+            self.unread.forget();
+        }
         self.ring(event::WATCH, |_, _| true);
     }
 }

@@ -279,10 +279,11 @@ impl Lane {
                 entry.slot
             );
         }
+        let given_up = entry.given_up;
         let Some(folio) = entry.into_folio() else {
             return;
         };
-        if result == Err(LoadError::Expired) {
+        if result == Err(LoadError::Expired) && !given_up {
             // Only the threads end loads so, in process context.
             self.end_unread(folio);
             return;

@@ -389,8 +389,10 @@ impl Link {
         }
         match connection.attach(self.clone(), Rx::new()) {
             Ok(socket) => {
-                lane.shared
-                    .if_at(self.replica, server, || part.up.store(true, Relaxed));
+                lane.shared.if_at(self.replica, server, || {
+                    part.up.store(true, Relaxed);
+                    lane.shared.is_back(self.replica);
+                });
                 // What is broken by now says so.
                 socket.poll();
                 tx.reset(Some(socket));
@@ -405,7 +407,6 @@ impl Link {
             relay.connected();
             session.lacks = false;
         }
-        lane.shared.give_up(self.replica, false);
         if part.first.load(Relaxed) != 1 {
             ratelimited!(pr_info, "{self}: connected to {server} again\n");
             part.reconnects.fetch_add(1u64, Relaxed);

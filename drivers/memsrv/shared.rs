@@ -299,8 +299,21 @@ impl Shared {
         given_up.is_some_and(|given_up| given_up.load(Relaxed))
     }
 
-    /// The administrator gives up what only that server has, or it is there again.
-    pub(crate) fn give_up(&self, replica: Replica, on: bool) {
+    /// The administrator gives up what only servers have that are away.
+    pub(crate) fn give_up(&self, is_away: impl Fn(Replica) -> bool) {
+        // Who comes back does so under this lock (`if_at`).
+        let _addresses = self.addresses.lock();
+        for replica in self.spoken_to().filter(|&replica| is_away(replica)) {
+            self.set_given_up(replica, true);
+        }
+    }
+
+    /// A server is there.
+    pub(crate) fn is_back(&self, replica: Replica) {
+        self.set_given_up(replica, false);
+    }
+
+    fn set_given_up(&self, replica: Replica, on: bool) {
         if let Some(given_up) = self.given_up.get(index(replica)) {
             given_up.store(on, Relaxed);
         }

@@ -255,20 +255,22 @@ impl Report {
         Self { shared, lanes }
     }
 
-    /// The servers that are spoken to and of which no link is up.
-    pub(crate) fn away(&self) -> impl Iterator<Item = Replica> + '_ {
-        let up = |replica| self.lanes.iter().any(|lane| lane.part(replica).is_up());
-        self.shared.spoken_to().filter(move |&replica| !up(replica))
+    /// Whether no link of a server is up.
+    pub(crate) fn is_away(&self, replica: Replica) -> bool {
+        !self.lanes.iter().any(|lane| lane.part(replica).is_up())
     }
 
     /// How many pages are, or may be, where nobody can be asked for them; `None` while all servers are there.
     pub(crate) fn unreachable_pages(&self) -> Option<u64> {
         let shared = &self.shared;
-        let (away, all) = (self.away().count(), shared.spoken_to().count());
-        let first = self.away().next()?;
-        Some(match away == all {
-            true => shared.areas.present(),
-            false => shared.areas.pages_behind(first.other()),
+        let mut spoken_to = shared.spoken_to();
+        let away = spoken_to.find(|&replica| self.is_away(replica))?;
+        let there = shared
+            .spoken_to()
+            .find(|&replica| replica != away && !self.is_away(replica));
+        Some(match there {
+            Some(other) => shared.areas.pages_behind(other),
+            None => shared.areas.present(),
         })
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct LoadEntry {
     pub(crate) alone: bool,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
+    /// Who may have it is waited for no more.
+    pub(crate) given_up: bool,
 }
 
 /// How often a page that came back damaged is asked for again.
@@ -67,6 +69,7 @@ impl LoadEntry {
             patient: sys::current_is_swapoff(),
             alone: !sys::has_plug(),
             damaged: 0,
+            given_up: false,
         }
     }
 
@@ -80,6 +83,7 @@ impl LoadEntry {
             patient: false,
             alone: false,
             damaged: 0,
+            given_up: false,
         }
     }
 
@@ -352,6 +356,13 @@ impl Table {
     /// Whether a load may be given up.
     pub(crate) fn is_patient(&self, number: u32) -> bool {
         self.load(number).is_some_and(|entry| entry.patient)
+    }
+
+    /// Nobody waits any more for who may have a load's page.
+    pub(crate) fn give_up(&mut self, number: u32) {
+        if let Some(entry) = at(&mut self.loads, number).and_then(|load| load.entry.as_mut()) {
+            entry.given_up = true;
+        }
     }
 
     /// The first slot that a load is of.

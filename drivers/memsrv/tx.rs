@@ -26,6 +26,9 @@ use kernel::{
 /// Messages in a batch. Each is two slices at the most, and a send takes 128.
 const BATCH: usize = 64;
 
+/// The same where the socket took no more of the last: what is in a batch is overtaken by nothing.
+const NARROW: usize = 16;
+
 /// Batches that a task sends which came to ask for something of its own; more are the thread's.
 const ROUNDS: usize = 8;
 
@@ -142,6 +145,8 @@ pub(crate) struct Tx {
     pub(crate) socket: Option<Socket<Link>>,
     batch: Batch,
     vec: SendVec,
+    /// Whether the socket takes less than there is.
+    narrow: bool,
 }
 
 /// How a round of sending ended.
@@ -162,6 +167,7 @@ impl Tx {
             socket: None,
             batch: Batch::new(copies)?,
             vec: SendVec::new()?,
+            narrow: false,
         })
     }
 
@@ -199,21 +205,30 @@ impl Lane {
 
     /// Sends some batches.
     pub(crate) fn pump(&self, replica: Replica, tx: &mut Tx) -> Pumped {
-        let Tx { socket, batch, vec } = tx;
+        let Tx {
+            socket,
+            batch,
+            vec,
+            narrow,
+        } = tx;
         let Some(socket) = socket else {
             return Pumped::Idle;
         };
         for _ in 0..ROUNDS {
             if batch.is_empty() {
-                self.fill(replica, batch);
+                self.fill(replica, batch, if *narrow { NARROW } else { BATCH });
                 if batch.is_empty() {
+                    *narrow = false;
                     return Pumped::Idle;
                 }
             }
             while !batch.is_empty() {
                 match socket.send(batch.slices(&self.shared.pool), vec) {
                     Ok(n) => batch.advance(n),
-                    Err(error) if error == EAGAIN => return Pumped::Blocked,
+                    Err(error) if error == EAGAIN => {
+                        *narrow = true;
+                        return Pumped::Blocked;
+                    }
                     Err(_) => {
                         let part = self.part(replica);
                         part.up.store(false, Relaxed);
@@ -226,7 +241,7 @@ impl Lane {
         Pumped::More
     }
 
-    fn fill(&self, replica: Replica, batch: &mut Batch) {
+    fn fill(&self, replica: Replica, batch: &mut Batch, most: usize) {
         batch.clear();
         let mut state = self.state.lock();
         self.part(replica).plugged.store(false, Relaxed);
@@ -236,7 +251,7 @@ impl Lane {
             table,
             ..
         } = &mut *state;
-        for _ in 0..BATCH {
+        for _ in 0..most {
             if let Some((tag, slot)) = streams.next_pull(replica) {
                 let source = sources.get(index(replica.other())).copied();
                 let stored = self.shared.areas.stored(slot.0);

@@ -75,10 +75,13 @@ impl Link {
             };
             streams.expire_loads(
                 |&number, since| {
-                    let table = table.borrow();
+                    let mut table = table.borrow_mut();
+                    if table.slot_of(number).is_some_and(given_up) {
+                        table.give_up(number);
+                        return false;
+                    }
                     let waits = now.saturating_sub(since) < config.hold_ms;
-                    let hopeless = stale || table.slot_of(number).is_some_and(given_up);
-                    !hopeless && (waits || table.is_patient(number))
+                    !stale && (waits || table.is_patient(number))
                 },
                 &mut |ended| table.borrow_mut().complete(ended, pool),
             );

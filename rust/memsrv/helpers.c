@@ -446,7 +446,8 @@ static void on_write_space(struct sock *sk)
 
 	read_lock_bh(&sk->sk_callback_lock);
 	hooks = sk->sk_user_data;
-	if (hooks && sk_stream_is_writeable(sk)) {
+	/* As sk_stream_write_space(): not for a little. Until then each acknowledgement looks again. */
+	if (hooks && __sk_stream_is_writeable(sk, 1)) {
 		clear_bit(SOCK_NOSPACE, &sk->sk_socket->flags);
 		hooks->write_space(hooks->owner);
 	}

@@ -48,9 +48,6 @@ pub fn run(options: &Giveup) -> Result<(), Error> {
     {
         return Err(Error::Through);
     }
-    if *pages == 0 {
-        return Err(Error::Reachable);
-    }
     let (pages, what) = (*pages, format!("{pages} pages ({})", show::size(*pages)));
     if !options.yes {
         if options.json {
@@ -71,13 +68,21 @@ pub fn run(options: &Giveup) -> Result<(), Error> {
     say(&line).map_err(Error::Output)
 }
 
-/// The servers that the module stores to.
+/// The servers that the module stores to and of which no link is up; all of them, if that is none.
 fn servers(sample: &module::Sample) -> String {
+    let is_up = |link: &str| {
+        let mut links = sample.0.iter().filter(|(key, _)| key.starts_with(link));
+        links.any(|(key, state)| key.ends_with(".state") && show::plain(state) == "up")
+    };
     let address = |key| sample.get(key).map(show::plain);
     let server = address("server").unwrap_or_else(|| "the server".to_owned());
     match address("mirror") {
-        Some(mirror) => format!("{server} and {mirror}"),
         None => server,
+        Some(mirror) => match (is_up("link."), is_up("mirror_link.")) {
+            (true, false) => mirror,
+            (false, true) => server,
+            _ => format!("{server} and {mirror}"),
+        },
     }
 }
 

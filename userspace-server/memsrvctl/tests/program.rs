@@ -299,6 +299,12 @@ mod program {
                 "3 pages (12 KiB) out of reach on 10.0.0.2:7170 and 10.0.0.3:7170",
             ))
             .stderr(contains("SIGBUS"));
+        let dead = MIRRORED
+            .replace("mirror_link.0.state up", "mirror_link.0.state down")
+            .replace("mirror_link.1.state up", "mirror_link.1.state down");
+        giveup(&debugfs(&dead), &[])
+            .code(2)
+            .stderr(contains("out of reach on 10.0.0.3:7170 would be lost"));
         let assert = giveup(&dir, &["--json"]).code(2);
         let json: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
         assert_eq!(json["given_up"], false);
@@ -348,13 +354,6 @@ mod program {
         let dir = debugfs("version 0.1.0\n");
         let refused = || giveup(&dir, &["--yes"]).code(1).stdout("");
         refused().stderr(contains("does not say how many pages"));
-        std::fs::write(dir.path().join("memsrv/stats"), MIRRORED).unwrap();
-        std::fs::write(
-            dir.path().join("memsrv/stats"),
-            MIRRORED.replace("unreachable_pages 3", "unreachable_pages 0"),
-        )
-        .unwrap();
-        refused().stderr(contains("there is nothing to give up"));
         std::fs::write(dir.path().join("memsrv/stats"), MIRRORED).unwrap();
         // A device that takes no byte: not what the kernel says, but an error of write().
         std::fs::remove_file(dir.path().join("memsrv/control")).unwrap();

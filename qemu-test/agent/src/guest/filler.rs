@@ -60,12 +60,15 @@ impl Filler {
 
     /// An order after which nothing may be wrong.
     pub fn expect_right(&mut self, order: &str) -> Result<Answer> {
-        let answer = self.perform(order)?;
-        ensure!(
-            answer.wrong == 0,
-            "{order}: {} bytes are wrong",
-            answer.wrong
-        );
+        self.order(order)?;
+        self.right_answer()
+            .with_context(|| format!("pattern program: {order}"))
+    }
+
+    /// The answer to the last order: no byte may be wrong.
+    pub fn right_answer(&mut self) -> Result<Answer> {
+        let answer = self.answer()?;
+        ensure!(answer.wrong == 0, "{} bytes are wrong", answer.wrong);
         Ok(answer)
     }
 

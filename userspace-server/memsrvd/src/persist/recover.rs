@@ -285,7 +285,7 @@ impl<'a> Rebuild<'a> {
                 if let Ok(Err(status)) = stored {
                     let what = format!(
                         "what it holds does not fit ({}, of client {client}, region {region}); \
-                        start with the capacity and quotas that it was written with",
+                        start with the capacity and quotas that it was written with, or larger ones",
                         status.as_str()
                     );
                     return Err(refuse(self.options, what));

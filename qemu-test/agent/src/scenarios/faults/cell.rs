@@ -23,6 +23,8 @@ use super::super::mirror::{settled, whole};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a load waits for a server, where that stays away.
 const HOLD: Duration = Duration::from_secs(3);
+/// Programs that only take memory.
+const BALLASTS: u64 = 3;
 /// Pages that must have gone or come before a fault strikes.
 const MOVING: u64 = 100;
 /// After how many seconds a task that waits is a panic.
@@ -76,11 +78,11 @@ impl Cell {
         }
     }
 
-    /// A program's pages and its cgroup's limit in MiB; pages of another that has no limit, so that the machine
-    /// as a whole is short of memory.
+    /// A program's pages and its cgroup's limit in MiB; pages of each of [`BALLASTS`] others that have no limit, so that
+    /// the machine as a whole is short of memory.
     fn sizes(self) -> (usize, u64, usize) {
         match self.machine() {
-            Kind::Small => (3072, 6, 10240),
+            Kind::Small => (3072, 6, 3413),
             Kind::Usual => (4096, 8, 0),
             Kind::Large | Kind::Measuring | Kind::Counting => (6144, 12, 0),
         }
@@ -132,7 +134,10 @@ impl<'p, 'g> Play<'p, 'g> {
     fn run(mut self) -> Result<()> {
         let (pages, limit, ballast) = self.cell.sizes();
         if ballast > 0 {
-            self.start("ballast", 0, small(ballast, 201))?;
+            for number in 0..BALLASTS {
+                let spec = small(ballast, 205 + number);
+                self.start(&format!("ballast-{number}"), 0, spec)?;
+            }
         }
         self.start("program", limit, small(pages, 202))?;
         if self.cell.moment == Moment::Swapoff {
@@ -283,21 +288,26 @@ impl<'p, 'g> Play<'p, 'g> {
         fault.strike(self.guest, mode, self.victim)
     }
 
-    /// Reads every page of every program, from wherever it was evicted to.
+    /// Reads every page of every program, from wherever it was evicted to: all at once, since each waits most of the time.
     fn verify(&mut self, lossy: bool) -> Result<()> {
+        for program in &self.programs {
+            // Room for all of it: each page is read once, and none is written.
+            program.cgroup.set_limit(0)?;
+            // Pages that a swapoff has lost are nowhere, and cannot be evicted.
+            if !lossy || self.cell.moment != Moment::Swapoff {
+                evict_all(&program.cgroup, &program.spec)?;
+            }
+        }
+        for program in &mut self.programs {
+            program.filler.order("shuffled")?;
+        }
         for program in std::mem::take(&mut self.programs) {
             let Program {
                 cgroup,
                 spec,
                 mut filler,
             } = program;
-            // Room for all of it: each page is read once, and none is written.
-            cgroup.set_limit(0)?;
-            // Pages that a swapoff has lost are nowhere, and cannot be evicted.
-            if !lossy || self.cell.moment != Moment::Swapoff {
-                evict_all(&cgroup, &spec)?;
-            }
-            let ended = filler.expect_right("shuffled").map(|_| filler);
+            let ended = filler.right_answer().map(|_| filler);
             self.ended(ended, cgroup, spec, lossy)?;
         }
         Ok(())
