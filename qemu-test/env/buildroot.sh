@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 # Makes the cached Debian root in which everything of ours is built: rustc must be exactly the one
-# that built the test kernel, and a fresh machine has another, or none.
+# that built the test kernel, and a fresh machine has another, or none. Guests are run by its QEMU, too:
+# the one of Debian 12, 7.2, may execute an instruction that a guest's kernel has just rewritten.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 packages="rustc,rust-src,rustfmt,rust-clippy,cargo,bindgen,clang,libclang-dev,gcc,gcc-14,libc6-dev"
 packages+=",make,flex,bison,bc,libelf-dev,libssl-dev,libdw-dev,zlib1g-dev,pahole,python3,kmod"
-packages+=",xz-utils,zstd,cpio,git,ca-certificates,e2fsprogs"
+packages+=",xz-utils,zstd,cpio,git,ca-certificates,e2fsprogs,qemu-system-x86"
 
 root="$MEMSRV_CACHE/root"
 recipe="$SUITE $packages"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
-# Installs the Debian packages that the host itself needs; compilers are not among them, they live
+# Installs the Debian packages that the host itself needs; compilers and QEMU are not among them, they live
 # in the cached root (buildroot.sh). Says what it installs; does nothing when all is there.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,7 +8,6 @@ set -euo pipefail
 # command or file that shows that the package is there : package
 wanted=(
 	mmdebstrap:mmdebstrap
-	qemu-system-x86_64:qemu-system-x86
 	ip:iproute2
 	mke2fs:e2fsprogs
 	unshare:util-linux

@@ -19,6 +19,9 @@ use crate::tree::Tree;
 /// How long a guest may take to its first word; it takes 10 s on a quiet machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// The emulator, as the build root has it.
+pub const QEMU: &str = "qemu-system-x86_64";
+
 /// How long it may take to switch itself off.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
 
@@ -80,7 +83,7 @@ impl Guest {
             .stderr(errors);
         let mut qemu = command
             .spawn()
-            .context("starting QEMU (qemu-system-x86) by setpriv")?;
+            .context("starting QEMU by setpriv")?;
         let connected = accept(&listener, &mut qemu, &qemu_log);
         let writer = match connected {
             Ok(socket) => socket,
@@ -224,9 +227,8 @@ fn command(
 ) -> Result<Command> {
     let kernel = tree.kernel.image(tree)?;
     let root = tree.file("guest-root.ext4")?;
-    let mut command = Command::new("setpriv");
-    command.env("TMPDIR", scratch);
-    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    let mut command = tree.in_root();
+    command.args(["env", &format!("TMPDIR={}", scratch.display()), QEMU]);
     command.args(match machine.purpose {
         Purpose::Test | Purpose::Bench => &["-accel", "tcg,thread=multi"][..],
         Purpose::Count => &[

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Boots guests in QEMU and runs scenarios in them, with the memory server outside.
 //!
-//! Everything runs in a network namespace of its own, entered before anything else: its tap device and
-//! addresses vanish with the last process in it, however that ends, and two runs cannot meet. Children
-//! are killed by the kernel when this program dies (`setpriv --pdeathsig`).
+//! Everything runs in a network namespace of its own: its tap device and addresses vanish with the last process in
+//! it, however that ends, and two runs cannot meet. Children are killed by the kernel when the thread that made
+//! them ends (`setpriv --pdeathsig`).
 
 mod apps;
 mod boot;
@@ -16,6 +16,7 @@ mod faults;
 mod initramfs;
 mod keep;
 mod kernel;
+mod lanes;
 mod links;
 mod measure;
 mod micro;
@@ -58,12 +59,18 @@ enum Command {
         /// The kernel to boot.
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
+        /// How many guests at a time.
+        #[arg(long, default_value_t = LANES)]
+        lanes: usize,
         /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
     /// Runs the fault matrix, or those of its cells that the words choose, prints it as
     /// tables and writes it to build/faults.md.
     Faults {
+        /// How many guests at a time.
+        #[arg(long, default_value_t = LANES)]
+        lanes: usize,
         /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
@@ -112,6 +119,9 @@ enum Command {
     List,
 }
 
+/// Guests at a time: a guest has two processors, and waits half of the time.
+const LANES: usize = 2;
+
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -146,12 +156,15 @@ fn run(command: Command) -> Result<bool> {
         }
         _ => {}
     }
-    network::enter_own_namespace()?;
     let _turn = tree.take_turn()?;
+    // Each of their lanes enters one of its own.
+    if !matches!(command, Command::Test { .. } | Command::Faults { .. }) {
+        network::enter_own_namespace()?;
+    }
     match command {
         Command::Demo { since } => demo::run(&tree, since),
-        Command::Test { filter, .. } => suite::run(&tree, &filter),
-        Command::Faults { filter } => faults::run(&tree, &filter),
+        Command::Test { filter, lanes, .. } => suite::run(&tree, &filter, lanes),
+        Command::Faults { filter, lanes } => faults::run(&tree, &filter, lanes),
         Command::Bench { quick } => micro::run(&tree, quick),
         Command::BenchCost { update } => cost::run(&tree, update),
         Command::BenchLinks { quick } => links::run(&tree, quick),

@@ -2,34 +2,23 @@
 //! A network namespace of our own, and in it the tap device that the guest is behind, and for a while that of a second
 //! guest.
 
-use std::ffi::OsStr;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 use qemu_test_wire as wire;
+use rustix::thread::{unshare, UnshareFlags};
 
 /// The tap device's name, inside the namespace.
 pub const TAP: &str = "tap0";
 /// That of a second guest.
 pub const SECOND_TAP: &str = "tap1";
-const MARK: &str = "QEMU_TEST_INSIDE_NAMESPACE";
 
 /// Goes on in a new network namespace, with loopback and the tap device up.
 ///
-/// It has no name and belongs to this process tree only: when the last process ends, so does it.
+/// It has no name and belongs to this thread and what that starts: when the last of them ends, so does it.
 pub fn enter_own_namespace() -> Result<()> {
-    if std::env::var_os(MARK).as_deref() != Some(OsStr::new(&std::process::id().to_string())) {
-        let own = std::env::current_exe().context("finding this program's own file")?;
-        // `unshare` executes us in its place, so the pid stays.
-        let error = Command::new("unshare")
-            .arg("--net")
-            .arg(own)
-            .args(std::env::args_os().skip(1))
-            .env(MARK, std::process::id().to_string())
-            .exec();
-        return Err(error).context("running unshare (of util-linux), which must be root");
-    }
+    #[expect(deprecated, reason = "what is unsafe about it concerns open files, not the network")]
+    unshare(UnshareFlags::NEWNET).context("making a network namespace, which takes root")?;
     plain_congestion_control()?;
     ip(&["link", "set", "lo", "up"])?;
     ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;

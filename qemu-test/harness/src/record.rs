@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{ensure, Context, Result};
 use qemu_test_results::{About, Machine, Part, Results};
 
+use crate::boot::QEMU;
 use crate::tree::Tree;
 
 /// Above this load, before anything is measured, the machine is called busy.
@@ -82,7 +83,7 @@ fn machine(tree: &Tree) -> Result<Machine> {
     let memory = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("reading its release")?;
     let guest_kernel = fs::read_to_string(tree.file("kernel/release")?)?;
-    let qemu = said(Command::new("qemu-system-x86_64").arg("--version"))?;
+    let qemu = said(tree.in_root().args([QEMU, "--version"]))?;
     let cpu = fields(&processors, "model name").next();
     let ram_kib = fields(&memory, "MemTotal")
         .find_map(|value| value.strip_suffix(" kB")?.parse::<u64>().ok());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Runs scenarios: those with equal needs share a boot, and a crash costs only the one that crashed.
+//! What is run, how a guest is booted for it, and how one scenario runs in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,7 @@ use crate::boot::{tail, Event, Guest};
 use crate::console::is_stale_breakpoint;
 use crate::initramfs;
 use crate::kernel::Kernel;
+use crate::lanes;
 use crate::network::TAP;
 use crate::server::Outside;
 use crate::tree::Tree;
@@ -69,215 +70,19 @@ pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>
     Ok(chosen)
 }
 
-/// Runs all scenarios, or those that `filter` means.
-pub fn run(tree: &Tree, filter: &[String]) -> Result<bool> {
+/// Runs all scenarios, or those that `filter` means, in so many guests at a time.
+pub fn run(tree: &Tree, filter: &[String], lanes: usize) -> Result<bool> {
     let mut scenarios = tree.scenarios()?;
     if filter.is_empty() {
         scenarios.retain(|scenario| {
             scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug)
         });
     }
-    let ended = run_these(tree, meant(scenarios, filter)?)?;
+    let ended = lanes::run(tree, meant(scenarios, filter)?, lanes)?;
     let summary = format!("{} {}\n", ended.passed(), ended.failed());
     let path = tree.log_root().join("guest-summary");
     fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;
     Ok(ended.failed() == 0)
-}
-
-/// How scenarios ended.
-pub struct Ended {
-    /// Each one, in the order in which they ran.
-    pub results: Vec<Done>,
-    /// Guests that did not switch off when they should.
-    stuck: Vec<String>,
-}
-
-/// A scenario that ran.
-pub struct Done {
-    /// Its name.
-    pub name: String,
-    /// Why it failed; none if it passed.
-    pub error: Option<String>,
-    /// What it measured.
-    pub figures: BTreeMap<String, u64>,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-impl Ended {
-    /// How many passed.
-    pub fn passed(&self) -> usize {
-        let passed = |done: &&Done| done.error.is_none();
-        self.results.iter().filter(passed).count()
-    }
-
-    /// How many did not.
-    pub fn failed(&self) -> usize {
-        self.results.len() - self.passed() + self.stuck.len()
-    }
-}
-
-/// Runs these, those with equal machines in one boot, and says how each ended.
-pub fn run_these(tree: &Tree, chosen: Vec<Scenario>) -> Result<Ended> {
-    let mut groups: BTreeMap<Machine, Vec<Scenario>> = BTreeMap::new();
-    for scenario in chosen {
-        groups
-            .entry(scenario.machine.clone())
-            .or_default()
-            .push(scenario);
-    }
-    let mut suite = Suite {
-        tree,
-        boots: 0,
-        ended: Ended {
-            results: Vec::new(),
-            stuck: Vec::new(),
-        },
-    };
-    let started = Instant::now();
-    for (machine, scenarios) in &groups {
-        suite.group(machine, scenarios)?;
-    }
-    println!(
-        "guests: {} passed, {} failed, {} boots, {} s",
-        suite.ended.passed(),
-        suite.ended.failed(),
-        suite.boots,
-        started.elapsed().as_secs()
-    );
-    suite.repeat_failures();
-    Ok(suite.ended)
-}
-
-/// Lines of a failure that are said again at the end, for who has only the end of a long log.
-const REPEATED: usize = 16;
-
-/// The servers' logs, of which a failure shows the end.
-const SERVERS: [&str; 2] = ["memsrvd.log", "mirror.log"];
-
-struct Suite<'a> {
-    tree: &'a Tree,
-    boots: u32,
-    ended: Ended,
-}
-
-impl Suite<'_> {
-    fn group(&mut self, machine: &Machine, scenarios: &[Scenario]) -> Result<()> {
-        let mut guest: Option<Guest> = None;
-        let mut repeats = 0;
-        let mut scenarios = scenarios.iter().peekable();
-        while let Some(scenario) = scenarios.peek() {
-            let booted = match guest.take() {
-                Some(guest) => Ok(guest),
-                None => self.boot(machine),
-            };
-            let logs = self.tree.logs(&scenario.name)?;
-            let verdict = match booted {
-                Ok(mut running) => {
-                    let verdict = run_one(self.tree, &mut running, scenario, &logs, &mut Nobody)?;
-                    guest = Some(running).filter(|_| verdict.usable);
-                    verdict
-                }
-                Err(error) => Verdict {
-                    error: Some(format!("the guest did not boot: {error:#}")),
-                    figures: BTreeMap::new(),
-                    seconds: 0.0,
-                    usable: false,
-                    stale: false,
-                },
-            };
-            if verdict.stale && repeats < REBOOTS {
-                repeats += 1;
-                println!(
-                    "       {}: the emulator executed a breakpoint that was gone; once more",
-                    scenario.name
-                );
-                self.tree.set_aside(&logs, repeats)?;
-                continue;
-            }
-            self.report(scenario, verdict, &logs)?;
-            repeats = 0;
-            scenarios.next();
-        }
-        if let Some(guest) = guest {
-            if let Err(error) = guest.power_off() {
-                println!("       {error:#}");
-                self.ended.stuck.push(format!("boot-{}", self.boots));
-            }
-        }
-        Ok(())
-    }
-
-    fn boot(&mut self, machine: &Machine) -> Result<Guest> {
-        self.boots += 1;
-        let started = Instant::now();
-        let guest = boot(self.tree, machine, &format!("boot-{}", self.boots))?;
-        println!(
-            "{:5.1}s boot {}: {} MiB, {} processors, swap {:?} MiB",
-            started.elapsed().as_secs_f64(),
-            self.boots,
-            self.tree.kernel.memory_mib(machine.memory_mib),
-            machine.cpus,
-            machine.swap_mib
-        );
-        Ok(guest)
-    }
-
-    /// Says at the end, where it is seen, what failed and why.
-    fn repeat_failures(&self) {
-        let logs = self.tree.kernel.logs();
-        for done in &self.ended.results {
-            if let Some(error) = &done.error {
-                println!(
-                    "  failed: {} after {:.1} s (build/{logs}/{}/)",
-                    done.name, done.seconds, done.name
-                );
-                for line in error.lines().take(REPEATED) {
-                    println!("    {line}");
-                }
-                for log in SERVERS {
-                    let path = self.tree.log_root().join(&done.name).join(log);
-                    for line in tail(&fs::read_to_string(path).unwrap_or_default(), 3).lines() {
-                        println!("    {log}: {line}");
-                    }
-                }
-            }
-        }
-        for boot in &self.ended.stuck {
-            println!("  failed: {boot} did not switch off (build/{logs}/{boot}/)");
-        }
-    }
-
-    fn report(&mut self, scenario: &Scenario, verdict: Verdict, logs: &Path) -> Result<()> {
-        let word = if verdict.error.is_some() {
-            "FAIL"
-        } else {
-            "ok  "
-        };
-        println!(
-            "{:5.1}s {word} {:24} {}",
-            verdict.seconds, scenario.name, scenario.about
-        );
-        let figures = serde_json::to_string(&verdict.figures)?;
-        let mut result = format!(
-            "{word}\nseconds {:.1}\nfigures {figures}\n",
-            verdict.seconds
-        );
-        if let Some(error) = &verdict.error {
-            for line in error.lines() {
-                println!("            {line}");
-            }
-            result.push_str(error);
-            result.push('\n');
-        }
-        self.ended.results.push(Done {
-            name: scenario.name.clone(),
-            error: verdict.error,
-            figures: verdict.figures,
-            seconds: verdict.seconds,
-        });
-        fs::write(logs.join("result"), result).context("writing a result")
-    }
 }
 
 /// How often a guest that does not come up is booted anew.
@@ -285,7 +90,7 @@ impl Suite<'_> {
 /// Until its agent speaks it has run nothing of ours. A stock kernel with several processors sometimes dies
 /// there under emulation: one processor rewrites an instruction (a static branch) and another one executes
 /// it half rewritten.
-const REBOOTS: u32 = 2;
+pub const REBOOTS: u32 = 2;
 
 /// Boots a machine, its logs in `build/test-logs/NAME/`; a further attempt's are beside it.
 pub fn boot(tree: &Tree, machine: &Machine, name: &str) -> Result<Guest> {

@@ -117,6 +117,16 @@ impl Tree {
         self.build.parent().unwrap_or(&self.build).join(name)
     }
 
+    /// What runs a program of the build root, which is the same on every machine, as root and no longer than we run;
+    /// its name and words are to be added.
+    pub fn in_root(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.arg(self.source("qemu-test/env/in-root"));
+        command.env("MEMSRV_UID", "0").env("MEMSRV_GID", "0");
+        command
+    }
+
     /// One scenario of the agent's table.
     pub fn scenario(&self, name: &str) -> Result<Scenario> {
         self.scenarios()?
