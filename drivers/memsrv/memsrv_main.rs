@@ -57,6 +57,7 @@ use kernel::{
 use lane::Lane;
 use link::Link;
 use maker::Maker;
+use no_session::is_absence;
 use platform::{
     hook::{HookError, Registration},
     power::Power,
@@ -117,6 +118,8 @@ impl Drop for Links {
 struct Session {
     lanes: KVec<Arc<Lane>>,
     links: Links,
+    /// Which of two servers was not there.
+    away: Option<Replica>,
 }
 
 /// Opens a session with the servers, and says what is wrong if there is none.
@@ -146,6 +149,7 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
             threads: KVec::new(),
             shared: shared.clone(),
         },
+        away: None,
     };
     for number in 0..shared.config.connections {
         let lane = Lane::new(shared.clone(), number)?;
@@ -161,9 +165,21 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
             let thread = Thread::start(session::THREAD_NAME, link.clone())?;
             session.links.threads.push(thread, GFP_KERNEL)?;
             // One after the other: a server's first opens the session that the others join, and says
-            // what is wrong for all. A mirror that the server has named need not be there.
-            if replica == Replica::Primary || !shared.config.forwarded {
-                link.wait_first()?;
+            // what is wrong for all. A mirror that the server has named need not be there, nor one of two
+            // servers: it is filled when it comes.
+            let named = replica == Replica::Mirror && shared.config.forwarded;
+            if named || session.away == Some(replica) {
+                continue;
+            }
+            match link.wait_first() {
+                Err(error)
+                    if is_absence(error)
+                        && shared.config.mirror.is_some()
+                        && session.away.is_none() =>
+                {
+                    session.away = Some(replica);
+                }
+                ended => ended?,
             }
         }
         session.lanes.push(lane, GFP_KERNEL)?;
@@ -177,7 +193,7 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
 impl Memsrv {
     /// Hooks the swap path to a session.
     fn with(session: Session) -> Result<Self> {
-        let Session { lanes, links } = session;
+        let Session { lanes, links, away } = session;
         let shared = links.shared.clone();
         let reader = match shared.config.through {
             true => Some(Reader::start(shared.clone(), copy(&lanes)?)?),
@@ -221,6 +237,13 @@ impl Memsrv {
                 "swapping to {} and {mirror}, {connections} connections to each, {granted} pages granted\n",
                 shared.config.server
             ),
+        }
+        if let Some(away) = away {
+            pr_warn!(
+                "{} is away: pages are on {} alone until it comes and has been filled\n",
+                shared.address(away),
+                shared.address(away.other())
+            );
         }
         Ok(Self {
             _stats: stats,

@@ -20,6 +20,22 @@ pub(crate) enum NoSession {
     Refused(Status),
 }
 
+/// Whether nobody answers: the server may well come later. Else it is there, and will not have us.
+pub(crate) fn is_absence(error: Error) -> bool {
+    [
+        ECONNREFUSED,
+        ECONNRESET,
+        ETIMEDOUT,
+        EHOSTUNREACH,
+        EHOSTDOWN,
+        ENETUNREACH,
+        ENETDOWN,
+        EPIPE,
+        EAGAIN,
+    ]
+    .contains(&error)
+}
+
 impl NoSession {
     pub(crate) fn errno(&self) -> Error {
         match self {

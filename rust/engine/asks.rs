@@ -138,11 +138,17 @@ impl<L: Copy> Load<L> {
     /// Opens what failed at this replica because it may lack pages, once in a load's life: it may have fetched
     /// them since from the other one, which has lost them since then.
     pub(super) fn ask_again(&mut self, replica: Replica) -> bool {
+        let again = !self.again && self.reopen(replica);
+        self.again |= again;
+        again
+    }
+
+    /// Opens what failed at this replica because it may lack pages, if anything did.
+    pub(super) fn reopen(&mut self, replica: Replica) -> bool {
         let ask = self.asks.at_mut(replica);
-        let lacked = !self.again && ask.weight().is_some_and(|(weight, _)| weight == 0);
+        let lacked = ask.weight().is_some_and(|(weight, _)| weight == 0);
         if lacked {
             *ask = Ask::No;
-            self.again = true;
         }
         lacked
     }

@@ -143,7 +143,7 @@ where
     }
 
     /// Takes from an unconnected replica what need not wait for it.
-    fn leave_unconnected(
+    pub(super) fn leave_unconnected(
         &mut self,
         replica: Replica,
         clusters: &impl Clusters,

@@ -133,12 +133,10 @@ where
     ) -> Result<(), Fault> {
         let stream = self.streams.at_mut(replica).as_mut();
         let stream = stream.ok_or(Fault::NotConnected)?;
+        let mut filled = None;
         match message {
             Message::Pulled { tag, slot, status } => {
-                let filled = self.refills.at_mut(replica).pulled(tag, slot, status);
-                if let Some(cluster) = filled {
-                    clusters.filled(replica, cluster);
-                }
+                filled = self.refills.at_mut(replica).pulled(tag, slot, status);
             }
             Message::Unknown { op: Op::PULL, .. } => self.refills.at_mut(replica).unknown(),
             _ => {}
@@ -162,6 +160,17 @@ where
             if let Some(end) = self.answered(replica, number, result, clusters, now_ms) {
                 done(end);
             }
+        }
+        if let Some(cluster) = filled {
+            clusters.filled(replica, cluster);
+            for number in self.asks.numbers() {
+                let lacked = |load: &Load<L>| FreeMask::base(load.slot) == cluster;
+                if self.asks.get(number).is_some_and(lacked) {
+                    self.asks.change(number, |load| load.reopen(replica));
+                }
+            }
+            // What waits for the other one's connection need not wait any more.
+            self.leave_unconnected(replica.other(), clusters, now_ms, done);
         }
         Ok(())
     }

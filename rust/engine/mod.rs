@@ -115,6 +115,7 @@
 //! - Asked is, of those that have not failed and are not behind, a connected one before one that is
 //!   not, a whole one before a partial one, the primary before the mirror. If nobody is left the load
 //!   fails with the most telling of the failures: that a partial replica has no page tells nothing.
+//! - Who has been refilled is asked for what it lacked before, and for what waits for the other one's connection.
 //! - A load that moves is asked from its first page; one that stays with a replica goes on at the next.
 //! - One replica at a time writes the load's memory: from [`Lane::page`] with a target to
 //!   [`Lane::page_done`]. What the other one sends meanwhile is skipped. An answer of which a page was skipped, or

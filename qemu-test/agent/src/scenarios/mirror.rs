@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
+use super::faults::Who;
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use crate::guest::{module, poll, vm, Filler, Guest, Swap};
 
@@ -251,6 +252,36 @@ pub fn twice(guest: &mut Guest) -> Result<()> {
         "the log does not say that it is the same server: {lines:?}"
     );
     guest.host.stop_server()
+}
+
+/// The module is loaded with one of the servers away, first the primary, then the mirror: that is filled when it comes,
+/// and has every page when the other one dies. With neither there, it is not loaded.
+pub fn absent(guest: &mut Guest) -> Result<()> {
+    let parameters = format!("server={HOST_ADDRESS} mirror={MIRROR_ADDRESS}");
+    guest.insmod_fails(&parameters, rustix::io::Errno::CONNREFUSED)?;
+    for away in [Who::Primary, Who::Mirror] {
+        let there = away.other();
+        there.with(guest.host, |host| host.start_server(ROOMY))?;
+        let disk = Swap::on(0, 10)?;
+        guest.insmod(&format!("mirror={MIRROR_ADDRESS}"))?;
+        let spec = small(PAGES, 72);
+        let (cgroup, mut filler) = evicted(guest, "mirror-absent", spec)?;
+        settled(guest)?;
+        ensure!(guest.stat("degraded")? == 1, "not degraded with one there");
+        let stored = guest.stat("stored_pages")?;
+        ensure!(stored > 1000, "{stored} pages on the one that is there");
+        away.with(guest.host, |host| host.start_server(ROOMY))?;
+        filler.expect_right("shuffled")?;
+        filler.perform("rewrite")?;
+        evict_all(&cgroup, &spec)?;
+        settled(guest)?;
+        whole(guest)?;
+        there.with(guest.host, |host| host.kill_server())?;
+        filler.expect_right("shuffled")?;
+        filler.end()?;
+        end(guest, &disk, away == Who::Primary, away == Who::Mirror)?;
+    }
+    Ok(())
 }
 
 /// The primary misses pages, the mirror dies: `giveup` ends the wait for those that only the mirror had, and for no

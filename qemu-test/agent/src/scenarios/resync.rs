@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
@@ -188,4 +188,46 @@ pub fn replaced_back(guest: &mut Guest) -> Result<()> {
     filler.verify()?;
     filler.end()?;
     end(guest, &disk, false, true)
+}
+
+/// The primary comes back with less room than it had and is filled in part, the mirror dies: `giveup` ends the wait for
+/// what only the mirror had, and every page that the primary has is read.
+pub fn given_up(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, "hold_ms=60000")?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    let (_cgroup, filler) = evicted(guest, "resync-given-up", small(PAGES, 75))?;
+    settled(guest)?;
+    guest.host.kill_server()?;
+    guest.host.start_server("8M")?;
+    primary_up()?;
+    poll("a server that is full", Duration::from_secs(30), || {
+        Ok(guest.host.server_pages()? == 2048 && guest.stat("refilled_clusters_primary")? > 0)
+    })?;
+    guest.host.mirror(|host| host.kill_server())?;
+    poll("that the mirror is away", Duration::from_secs(30), || {
+        Ok(module::text("mirror_link.0.state")? == "down"
+            && module::text("mirror_link.1.state")? == "down")
+    })?;
+    let (away, held) = (guest.stat("remote_pages")?, guest.host.server_pages()?);
+    let off = disk.clone();
+    let swapoff = std::thread::spawn(move || off.off());
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        !swapoff.is_finished(),
+        "swapoff did not wait for the mirror"
+    );
+    module::control("giveup").context("giveup")?;
+    match swapoff.join() {
+        Ok(ended) => ended.context("swapoff")?,
+        Err(_) => bail!("the thread that called swapoff panicked"),
+    };
+    let failed = guest.stat("failed_loads")?;
+    ensure!(
+        failed == away - held,
+        "of {away} pages the primary had {held}, and {failed} loads failed"
+    );
+    super::losses::ends_by_loss(filler)?;
+    guest.expect_server_pages(0)?;
+    guest.rmmod()?;
+    guest.host.stop_server()
 }

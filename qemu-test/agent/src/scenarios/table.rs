@@ -217,6 +217,12 @@ pub const ALL: &[Entry] = &[
     ),
     Entry::new("mirror-both", "each page on two servers", mirror::both),
     Entry::new(
+        "mirror-absent",
+        "loaded with one of two servers away: it is filled when it comes",
+        mirror::absent,
+    )
+    .within(300),
+    Entry::new(
         "mirror-primary-killed",
         "the primary dies while pages are read",
         mirror::primary_killed,
@@ -244,6 +250,12 @@ pub const ALL: &[Entry] = &[
     )
     .within(400),
     Entry::new("resync-broken", "faults in the midst of it", resync::broken).within(400),
+    Entry::new(
+        "resync-given-up",
+        "giveup of what a half-filled server lacks",
+        resync::given_up,
+    )
+    .within(300),
     Entry::new(
         "replaced",
         "another server takes a dead one's place",

@@ -158,16 +158,15 @@ fn an_acknowledgement_that_a_wipe_undid_does_not_count() {
 
 #[test]
 fn a_page_that_was_pulled_meanwhile_is_asked_for_again() {
-    let (mut b, tag) = pulling();
+    let (mut b, _) = pulling();
     // Asked of the mirror while the primary is away; lacking there, it waits for the primary.
     assert_eq!(b.disconnect(Primary), []);
     b.load(0, 1, 0).unwrap();
     let asked = b.asked(Mirror);
     assert_eq!(b.no_page(Mirror, asked, 0, Status::NotFound), []);
     assert_eq!(waits(&b), Some(Primary));
-    // The page arrives, and then the primary loses all that it had.
-    answer(&mut b, tag, None);
-    assert_eq!(b.book.lost(Primary, 0..1), []);
+    // The page arrives, others have not yet, and then the primary loses all that it had.
+    assert_eq!(b.book.lost(Primary, 0..1), [0]);
     assert_eq!(b.connect(Primary), []);
     let asked = b.asked(Primary);
     assert_eq!(b.no_page(Primary, asked, 0, Status::NotFound), []);
@@ -175,4 +174,27 @@ fn a_page_that_was_pulled_meanwhile_is_asked_for_again() {
     // Once more and never again.
     let gone = b.no_page(Mirror, asked, 0, Status::NotFound);
     assert_eq!(gone, [failed(0, LoadError::Gone)]);
+}
+
+#[test]
+fn what_waits_for_one_that_is_away_is_asked_of_the_other_once_that_is_whole() {
+    let (mut b, tag) = pulling();
+    assert_eq!(b.disconnect(Primary), []);
+    // The mirror lacks the first page. The second was asked for before it was wiped, when nobody else could be asked.
+    b.load(0, 1, 0).unwrap();
+    let asked = b.asked(Mirror);
+    assert_eq!(b.no_page(Mirror, asked, 0, Status::NotFound), []);
+    b.standing(Whole, Behind);
+    b.load(1, 1, 1).unwrap();
+    assert_eq!(b.lane.loads_owed(Primary), 2);
+    b.standing(Whole, Partial);
+    assert!(b.is_idle());
+    answer(&mut b, tag, None);
+    assert_eq!(b.book.of(Mirror, 0), Whole);
+    let mut asked = b.loads(Mirror);
+    asked.sort_by_key(|&(_, slot, _)| slot);
+    let slots: Vec<u64> = asked.iter().map(|&(_, slot, _)| slot).collect();
+    assert_eq!((slots, b.lane.loads_owed(Primary)), (vec![0, 1], 0));
+    assert_eq!(b.page(Mirror, asked[0].0, 0), Some(loaded(0)));
+    assert_eq!(b.page(Mirror, asked[1].0, 1), Some(loaded(1)));
 }

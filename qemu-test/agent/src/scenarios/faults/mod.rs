@@ -15,6 +15,8 @@ mod worker;
 use qemu_test_wire as wire;
 
 use super::Kind;
+pub(super) use fault::Who;
+
 use fault::Fault;
 use mode::Mode;
 use moment::Moment;
