@@ -229,6 +229,12 @@ impl Link {
         if frees && self.part().frees_wait.load(Relaxed) {
             self.part().bell.ring(event::FREE);
         }
+        if matches!(message, Message::NoPage { .. })
+            && lane.shared.has_given_up(self.replica.other())
+        {
+            // What waits for that one now is to end at once.
+            self.part().bell.ring(event::WATCH);
+        }
         Ok(result?)
     }
 }

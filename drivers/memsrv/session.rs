@@ -235,6 +235,9 @@ impl Link {
             self.expire(0);
         } else if self.config().mirror.is_some() {
             self.hedge();
+            if self.lane.shared.has_given_up(self.replica.other()) {
+                self.expire(0);
+            }
         }
     }
 
