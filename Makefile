@@ -36,6 +36,7 @@ help: ## this list
 	@sed -n 's/^\([a-z][a-z -]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 	@echo
 	@echo '  make test FILTER=word   only the guest scenarios whose name contains word (so does test-debug)'
+	@echo '  make test-faults RESUME=1   goes on with a run that was interrupted (so does test-debug)'
 	@echo '  make ... V=1            show the output of each step as it comes'
 	@echo
 	@echo 'What is fetched and prepared is kept in $${MEMSRV_CACHE:-~/.cache/memsrv}.'
@@ -113,11 +114,11 @@ test: guest-ready ## every test; last line: N passed, N failed
 	@$(ENV)/as-root $(ENV)/run-tests.sh $(FILTER)
 
 test-faults: guest-ready ## the fault matrix: each fault at each moment in each mode; build/faults.md
-	@$(ENV)/as-root $(B)/qemu-test faults $(FILTER)
+	@$(ENV)/as-root $(B)/qemu-test faults $(RESUME:%=--resume) $(FILTER)
 
 test-debug: prepare ## the guests' tests on a kernel with KASAN and lockdep: hours, and half an hour to build it
 	@$(MAKE) user tools debug-module
-	@$(ENV)/as-root $(ENV)/run-tests.sh --kernel debug $(FILTER)
+	@$(ENV)/as-root $(ENV)/run-tests.sh --kernel debug $(RESUME:%=--resume) $(FILTER)
 
 bench: guest-ready pictures ## how long a page takes, beside nbd, a RAM disk and a ping-pong
 	@$(ENV)/as-root $(B)/qemu-test bench $(if $(QUICK),--quick)

@@ -3,7 +3,7 @@
 # Runs every layer of tests and adds them up: the host's cargo tests (inside the build root), then the
 # scenarios in guests. The last line is `N passed, N failed`; the exit status is 0 if none failed.
 #
-# run-tests.sh [--kernel debug] [FILTER...]: FILTER, a part of a scenario's name, leaves out the host's tests;
+# run-tests.sh [--kernel debug] [--resume] [FILTER...]: --resume goes on with a run that was interrupted; FILTER, a part of a scenario's name, leaves out the host's tests;
 # so does another kernel than the usual, on which they would be no others.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,6 +15,11 @@ if [ "${1:-}" = --kernel ]; then
 	kernel=$2
 	logs+="-$kernel"
 	shift 2
+fi
+how=()
+if [ "${1:-}" = --resume ]; then
+	how=(--resume)
+	shift
 fi
 mkdir -p "$logs"
 passed=0
@@ -43,7 +48,7 @@ host_tests() {
 guest_tests() {
 	local status=0 p f
 	rm -f "$logs/guest-summary"
-	"$TREE/build/qemu-test" test --kernel "$kernel" "$@" || status=$?
+	"$TREE/build/qemu-test" test --kernel "$kernel" "${how[@]}" "$@" || status=$?
 	if [ -e "$logs/guest-summary" ]; then
 		read -r p f <"$logs/guest-summary"
 	else

@@ -14,12 +14,12 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::Table;
 use qemu_test_wire::{Cell, Scenario};
 
-use crate::lanes::{self, Done};
+use crate::lanes::{self, Done, Manner};
 use crate::suite;
 use crate::tree::Tree;
 
-/// Runs all cells that can arise, or those that `filter` means, in so many guests at a time.
-pub fn run(tree: &Tree, filter: &[String], lanes: usize) -> Result<bool> {
+/// Runs all cells that can arise, or those that `filter` means.
+pub fn run(tree: &Tree, filter: &[String], manner: Manner) -> Result<bool> {
     let cells: Vec<Scenario> = tree
         .scenarios()?
         .into_iter()
@@ -27,7 +27,7 @@ pub fn run(tree: &Tree, filter: &[String], lanes: usize) -> Result<bool> {
         .collect();
     let chosen = suite::meant(cells.clone(), filter)?;
     println!("{} cells of {}", chosen.len(), cells.len());
-    let ended = lanes::run(tree, chosen, lanes)?;
+    let ended = lanes::run(tree, chosen, manner)?;
     let matrix = Matrix::new(&cells, &ended.results);
     let tables = matrix.tables();
     println!("\n{tables}");

@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use anyhow::{anyhow, Context, Result};
+use anyhow::{anyhow, Result};
+use clap::Args;
 use qemu_test_wire::{Machine, Scenario};
 
 use crate::boot::{tail, Guest};
 use crate::network;
+use crate::past;
 use crate::suite::{boot, run_one, Nobody, Verdict, REBOOTS};
 use crate::tree::Tree;
 
@@ -55,17 +57,41 @@ impl Ended {
     }
 }
 
-/// Runs these in so many lanes, and says how each ended.
-pub fn run(tree: &Tree, chosen: Vec<Scenario>, lanes: usize) -> Result<Ended> {
+/// How scenarios are run.
+#[derive(Args, Clone, Copy)]
+pub struct Manner {
+    /// How many guests at a time.
+    #[arg(long, default_value_t = LANES)]
+    lanes: usize,
+    /// Goes on with a run that was interrupted: what has passed with just this build is not run again.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// A guest has two processors, and waits half of the time.
+const LANES: usize = 2;
+
+/// Runs these, and says how each ended.
+pub fn run(tree: &Tree, chosen: Vec<Scenario>, manner: Manner) -> Result<Ended> {
     let started = Instant::now();
-    let lanes = lanes.clamp(1, chosen.len().max(1));
+    let build = past::fingerprint(tree)?;
+    let all = chosen.len();
+    let (results, chosen) = match manner.resume {
+        true => past::passed(tree, &build, chosen),
+        false => (Vec::new(), chosen),
+    };
+    if !results.is_empty() {
+        println!("{} have passed before", results.len());
+    }
+    let lanes = manner.lanes.clamp(1, chosen.len().max(1));
     let work = Work {
         tree,
-        all: chosen.len(),
+        build,
+        all,
         waiting: Mutex::new(Waiting::new(chosen)),
         boots: AtomicU32::new(0),
         ended: Mutex::new(Ended {
-            results: Vec::new(),
+            results,
             stuck: Vec::new(),
         }),
     };
@@ -107,7 +133,12 @@ impl Waiting {
     /// The next for who has that machine; else one of those of which there are most.
     fn next(&mut self, machine: Option<&Machine>) -> Option<Scenario> {
         let same = machine.and_then(|machine| self.0.get_mut(machine)?.pop_front());
-        same.or_else(|| self.0.values_mut().max_by_key(|group| group.len())?.pop_front())
+        same.or_else(|| {
+            self.0
+                .values_mut()
+                .max_by_key(|group| group.len())?
+                .pop_front()
+        })
     }
 }
 
@@ -122,6 +153,8 @@ struct Running {
 /// What the lanes share.
 struct Work<'a> {
     tree: &'a Tree,
+    /// What is being tested.
+    build: String,
     /// How many scenarios there are.
     all: usize,
     waiting: Mutex<Waiting>,
@@ -220,15 +253,6 @@ impl Work<'_> {
         } else {
             "ok  "
         };
-        let figures = serde_json::to_string(&verdict.figures)?;
-        let mut result = format!(
-            "{word}\nseconds {:.1}\nfigures {figures}\n",
-            verdict.seconds
-        );
-        if let Some(error) = &verdict.error {
-            result.push_str(error);
-            result.push('\n');
-        }
         let mut ended = lock(&self.ended);
         // In one piece: other lanes print, too.
         let mut said = format!(
@@ -243,13 +267,15 @@ impl Work<'_> {
             let _ = write!(said, "\n            {line}");
         }
         println!("{said}");
-        ended.results.push(Done {
+        let done = Done {
             name: scenario.name.clone(),
             error: verdict.error,
             figures: verdict.figures,
             seconds: verdict.seconds,
-        });
-        fs::write(logs.join("result"), result).context("writing a result")
+        };
+        past::write(logs, &self.build, &done)?;
+        ended.results.push(done);
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ mod measure;
 mod micro;
 mod network;
 mod other;
+mod past;
 mod race;
 mod record;
 mod server;
@@ -36,6 +37,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::kernel::Kernel;
+use crate::lanes::Manner;
 use crate::tree::Tree;
 
 /// Boots guests in QEMU and runs scenarios in them.
@@ -59,18 +61,16 @@ enum Command {
         /// The kernel to boot.
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
-        /// How many guests at a time.
-        #[arg(long, default_value_t = LANES)]
-        lanes: usize,
+        #[command(flatten)]
+        manner: Manner,
         /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
     /// Runs the fault matrix, or those of its cells that the words choose, prints it as
     /// tables and writes it to build/faults.md.
     Faults {
-        /// How many guests at a time.
-        #[arg(long, default_value_t = LANES)]
-        lanes: usize,
+        #[command(flatten)]
+        manner: Manner,
         /// A scenario's name, or a part of the names of several.
         filter: Vec<String>,
     },
@@ -119,9 +119,6 @@ enum Command {
     List,
 }
 
-/// Guests at a time: a guest has two processors, and waits half of the time.
-const LANES: usize = 2;
-
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -163,8 +160,8 @@ fn run(command: Command) -> Result<bool> {
     }
     match command {
         Command::Demo { since } => demo::run(&tree, since),
-        Command::Test { filter, lanes, .. } => suite::run(&tree, &filter, lanes),
-        Command::Faults { filter, lanes } => faults::run(&tree, &filter, lanes),
+        Command::Test { filter, manner, .. } => suite::run(&tree, &filter, manner),
+        Command::Faults { filter, manner } => faults::run(&tree, &filter, manner),
         Command::Bench { quick } => micro::run(&tree, quick),
         Command::BenchCost { update } => cost::run(&tree, update),
         Command::BenchLinks { quick } => links::run(&tree, quick),

@@ -13,7 +13,7 @@ use crate::boot::{tail, Event, Guest};
 use crate::console::is_stale_breakpoint;
 use crate::initramfs;
 use crate::kernel::Kernel;
-use crate::lanes;
+use crate::lanes::{self, Manner};
 use crate::network::TAP;
 use crate::server::Outside;
 use crate::tree::Tree;
@@ -70,15 +70,15 @@ pub fn meant(scenarios: Vec<Scenario>, words: &[String]) -> Result<Vec<Scenario>
     Ok(chosen)
 }
 
-/// Runs all scenarios, or those that `filter` means, in so many guests at a time.
-pub fn run(tree: &Tree, filter: &[String], lanes: usize) -> Result<bool> {
+/// Runs all scenarios, or those that `filter` means.
+pub fn run(tree: &Tree, filter: &[String], manner: Manner) -> Result<bool> {
     let mut scenarios = tree.scenarios()?;
     if filter.is_empty() {
         scenarios.retain(|scenario| {
             scenario.in_test && (!scenario.debug || tree.kernel == Kernel::Debug)
         });
     }
-    let ended = lanes::run(tree, meant(scenarios, filter)?, lanes)?;
+    let ended = lanes::run(tree, meant(scenarios, filter)?, manner)?;
     let summary = format!("{} {}\n", ended.passed(), ended.failed());
     let path = tree.log_root().join("guest-summary");
     fs::write(&path, summary).with_context(|| format!("writing {}", path.display()))?;

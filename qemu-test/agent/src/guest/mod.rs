@@ -83,8 +83,13 @@ impl<'a> Guest<'a> {
     pub fn insmod(&mut self, parameters: &str) -> Result<()> {
         let mut parameters = format!("server={} {parameters}", wire::HOST_ADDRESS);
         if watch::is_debug_kernel() {
-            // There a full table takes longer than the usual limits to be sent and answered.
-            for (name, value) in [("store_ms=", "120000"), ("silence_ms=", "60000")] {
+            // There a full table takes longer than the usual limits to be sent and answered, and pages are evicted
+            // sooner than that: with the usual table they go to the disk.
+            for (name, value) in [
+                ("store_ms=", "120000"),
+                ("silence_ms=", "60000"),
+                ("inflight=", "8192"),
+            ] {
                 if !parameters.contains(name) {
                     parameters.push_str(&format!(" {name}{value}"));
                 }

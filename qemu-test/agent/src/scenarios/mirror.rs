@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
-use super::faults::Who;
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use super::faults::Who;
 use crate::guest::{module, poll, vm, Filler, Guest, Swap};
 
 /// Both servers, swap on the first disk, module.
