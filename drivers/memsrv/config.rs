@@ -115,6 +115,8 @@ impl Config {
         };
         let silence_ms = u64::from(between("silence_ms", silence_ms, 100, 600_000)?);
         let hold_ms = u64::from(between("hold_ms", params::hold_ms(), 0, 86_400_000)?);
+        // The sockets read it where it was given.
+        between("dscp", params::dscp(), 0, 63)?;
         let connections = match params::connections() {
             0 => sys::cpus().clamp(1, DEFAULT_CONNECTIONS),
             n => n,

@@ -366,6 +366,17 @@ static struct lock_class_key sock_lock_key;
  * are before it there; those that are still ours it overtakes. */
 #define UNSENT_MOST (128 * 1024)
 
+/* What is sent carries this in its IP header (RFC 2474); the two bits below are ECN's. */
+static void sock_mark(struct sock *sk)
+{
+	u8 field = memsrv_param_dscp << 2;
+
+	if (sk->sk_family == AF_INET6)
+		inet6_sk(sk)->tclass = field;
+	else
+		ip_sock_set_tos(sk, field);
+}
+
 static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 {
 	struct sock *sk = sock->sk;
@@ -384,6 +395,7 @@ static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 	sk->sk_sndtimeo = msecs_to_jiffies(timeout_ms);
 	sk->sk_rcvtimeo = msecs_to_jiffies(timeout_ms);
 	sock_no_linger(sk);
+	sock_mark(sk); /* sets a priority, too */
 	sock_set_priority(sk, 6); /* TC_PRIO_INTERACTIVE: a program waits for each of these bytes */
 	tcp_sock_set_nodelay(sk);
 	WRITE_ONCE(tcp_sk(sk)->notsent_lowat, UNSENT_MOST);

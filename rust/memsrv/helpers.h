@@ -46,6 +46,7 @@ extern unsigned int memsrv_param_silence_ms;
 extern unsigned int memsrv_param_hedge_ms;
 extern unsigned int memsrv_param_spin_us;
 extern unsigned int memsrv_param_ahead;
+extern unsigned int memsrv_param_dscp;
 extern bool memsrv_param_mirror_strict;
 extern bool memsrv_param_keep_clean;
 

@@ -57,6 +57,11 @@ MODULE_PARM_DESC(hedge_ms, "milliseconds that a load waits for one server before
 unsigned int memsrv_param_spin_us = 2000;
 module_param_named(spin_us, memsrv_param_spin_us, uint, 0444);
 MODULE_PARM_DESC(spin_us, "microseconds that a faulting task waits for its page without sleeping, at the most, where nobody else wants its processor and a wake-up takes more than a tenth of that, 0 to 10000 (default 2000; 0: it always sleeps)");
+
+unsigned int memsrv_param_dscp;
+module_param_named(dscp, memsrv_param_dscp, uint, 0444);
+MODULE_PARM_DESC(dscp, "DSCP of what is sent to the servers, 0 to 63, for switches that serve some traffic sooner (default 0)");
+
 unsigned int memsrv_param_ahead = 64;
 module_param_named(ahead, memsrv_param_ahead, uint, 0444);
 MODULE_PARM_DESC(ahead, "pages of memory a connection has for what is asked for before it is wanted, where a program reads along a stride, 0 to 64 (default 64; 0: nothing; without mirror and disk=through only)");

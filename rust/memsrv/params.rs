@@ -80,6 +80,10 @@ number_param!(
     spin_us, memsrv_param_spin_us, u32
 );
 number_param!(
+    /// `dscp=`
+    dscp, memsrv_param_dscp, u32
+);
+number_param!(
     /// `ahead=`
     ahead, memsrv_param_ahead, u32
 );

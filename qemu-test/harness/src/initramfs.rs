@@ -14,8 +14,8 @@ use qemu_test_wire::Purpose;
 use crate::tree::Tree;
 
 /// Modules of the test kernel that the guest needs; what is built in is not in modules.dep. Loss and delay
-/// are netem's, which the machine that we run on may lack.
-const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem"];
+/// are netem's, which the machine that we run on may lack; ss(8) asks tcp_diag what a socket sends with.
+const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem", "tcp_diag"];
 
 /// What memsrv is compared with: loaded when asked for, each from its own list.
 const CONTENDERS: &[&str] = &["nbd", "brd", "zram", "nvme_tcp", "nvmet_tcp"];

@@ -12,6 +12,7 @@ use memsrv_protocol::{Name, DEFAULT_PORT, PAGE_SIZE, VERSION};
 use serde::Deserialize;
 
 use crate::error::StartError;
+use crate::listener::SocketOptions;
 use crate::mirror::{self, MirrorAck};
 use crate::num::{to_u64, to_usize};
 use crate::persist;
@@ -57,6 +58,9 @@ pub struct Args {
     /// TCP congestion control of the connections; "" is the host's choice [default: cubic]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<String>,
+    /// DSCP of what is sent to clients and to a mirror, 0 to 63 [default: 0]
+    #[arg(long, value_name = "N")]
+    pub dscp: Option<u8>,
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -133,6 +137,7 @@ struct File {
     threads: Option<usize>,
     max_connections: Option<usize>,
     congestion: Option<String>,
+    dscp: Option<u8>,
     max_regions: Option<usize>,
     hello_timeout_ms: Option<u64>,
     pull_threads: Option<usize>,
@@ -190,8 +195,8 @@ pub struct Config {
     pub threads: usize,
     /// The most connections.
     pub max_connections: usize,
-    /// The connections' TCP congestion control; empty: the host's choice.
-    pub congestion: String,
+    /// What the connections' sockets are told.
+    pub sockets: SocketOptions,
     /// How long a connection may be silent at its beginning.
     pub hello_timeout: Duration,
     /// How long to go on serving once told to stop.
@@ -252,7 +257,14 @@ impl Config {
             return Err(usage("hello_timeout_ms is 0; nobody could connect"));
         }
         let congestion = args.congestion.or(file.congestion.clone());
-        let congestion = congestion.unwrap_or_else(|| CONGESTION.to_owned());
+        let dscp = args.dscp.or(file.dscp).unwrap_or(0);
+        if dscp > SocketOptions::MAX_DSCP {
+            return Err(usage("dscp is above 63; it has six bits"));
+        }
+        let sockets = SocketOptions {
+            congestion: congestion.unwrap_or_else(|| CONGESTION.to_owned()),
+            dscp,
+        };
         let ack = args.persist_ack || file.persist_ack.unwrap_or(false);
         let persist = args.persist.or(file.persist.clone());
         if ack && persist.is_none() {
@@ -273,7 +285,7 @@ impl Config {
             limits: limits(&file, args.quota.or(file.quota))?,
             threads,
             max_connections,
-            congestion,
+            sockets,
             hello_timeout: Duration::from_millis(hello_timeout_ms),
             drain: Duration::from_secs(args.drain.or(file.drain).unwrap_or(0)),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),

@@ -54,14 +54,58 @@ pub fn open(listener: &TcpListener) -> Result<(), StartError> {
     rustix::net::listen(listener, BACKLOG).map_err(|error| failed(address, error.into()))
 }
 
+/// What the connections' sockets are told, and those of connections to a mirror.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// The TCP congestion control; empty: the host's choice.
+    pub congestion: String,
+    /// The DSCP (RFC 2474) of what is sent, 0 to 63.
+    pub dscp: u8,
+}
+
+impl SocketOptions {
+    /// The highest DSCP: it has six bits.
+    pub const MAX_DSCP: u8 = 63;
+
+    /// Tells a listener, for the connections that it will accept, or a socket that is not connected yet. Gives back what
+    /// to say of what cannot be had.
+    #[must_use = "what could not be had is to be logged"]
+    pub fn apply(&self, socket: impl AsFd) -> Vec<String> {
+        let congestion = choose_congestion(&socket, &self.congestion);
+        congestion
+            .into_iter()
+            .chain(mark(&socket, self.dscp))
+            .collect()
+    }
+}
+
+/// Marks what is sent, for switches and routers that serve some traffic sooner.
+fn mark(socket: impl AsFd, dscp: u8) -> Option<String> {
+    if dscp == 0 {
+        return None;
+    }
+    // The two bits below are ECN's.
+    let field = dscp.checked_shl(2)?;
+    let marked = sockopt::set_ip_tos(&socket, field).and_then(|()| {
+        // What it sends as IPv6 has a field of its own, if it can.
+        match sockopt::set_ipv6_tclass(&socket, field.into()) {
+            Err(Errno::NOPROTOOPT) => Ok(()),
+            other => other,
+        }
+    });
+    let error = marked.err()?;
+    Some(format!(
+        "cannot mark what is sent with DSCP {dscp}: {error}"
+    ))
+}
+
 /// Chooses how the kernel paces what is sent on the connections that a listener will accept, or on one that is not
 /// connected yet; empty leaves it the host's choice. Gives back what to say where it cannot be had.
 ///
 /// A host that prefers BBR holds each page back by the rate of the few before it: milliseconds, for
 /// somebody who waits for just that page. Set here, for connections to inherit, rather than on each: one
 /// that has begun with BBR is left pacing (the kernel sets `sk_pacing_status` and does not take it back).
-#[must_use = "what could not be had is to be logged"]
-pub fn choose_congestion(socket: impl AsFd, wanted: &str) -> Option<String> {
+fn choose_congestion(socket: impl AsFd, wanted: &str) -> Option<String> {
     if wanted.is_empty() {
         return None;
     }
@@ -110,6 +154,26 @@ fn failed(address: SocketAddr, error: io::Error) -> StartError {
 mod tests {
     use super::*;
     use std::net::TcpStream;
+
+    #[test]
+    fn connections_send_with_the_dscp_that_was_chosen() {
+        let options = SocketOptions {
+            congestion: String::new(),
+            dscp: 34,
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_eq!(options.apply(&listener), [""; 0]);
+        open(&listener).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(sockopt::ip_tos(&accepted).unwrap(), 34 << 2);
+        let Ok(v6) = bind("[::]:0".parse().unwrap()) else {
+            return; // no IPv6 here
+        };
+        assert_eq!(options.apply(&v6), [""; 0]);
+        assert_eq!(sockopt::ipv6_tclass(&v6).unwrap(), 34 << 2);
+    }
 
     /// What a connection has that is accepted after such a choice, and what was said of the choice.
     fn accepted_after(wanted: &str) -> (String, Option<String>) {

@@ -82,7 +82,7 @@ pub fn run(
     let instance = memory::random_id().map_err(StartError::io("cannot get random bytes"))?;
     let limits = config.limits.clone();
     let mut shared = Shared::new(arena, limits, Instance(instance), config.version);
-    let mirror = |options| Mirror::new(options, config.congestion.clone());
+    let mirror = |options| Mirror::new(options, config.sockets.clone());
     shared.mirror = config.mirror.clone().map(mirror);
     let log = directory
         .map(|(directory, options)| recover::open(&mut shared, directory, options))
@@ -90,7 +90,7 @@ pub fn run(
     let shared = Arc::new(shared);
     let log = log.map(|segments| LogThread::start(&shared, segments));
     let log = log.transpose()?;
-    if let Some(words) = listener::choose_congestion(&listener, &config.congestion) {
+    for words in config.sockets.apply(&listener) {
         tracing::warn!("{words}");
     }
     // Only now: who connects before there is memory would wait for it, and give up.

@@ -5,7 +5,7 @@ use anyhow::{ensure, Result};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
-use crate::guest::{module, vm, Guest};
+use crate::guest::{module, program, vm, Guest};
 
 /// Evict everything, read it in order and out of order, evict again, `swapoff` with all of it away.
 pub fn basic(guest: &mut Guest) -> Result<()> {
@@ -45,6 +45,29 @@ pub fn in_use(guest: &mut Guest) -> Result<()> {
     disk.off()?;
     filler.verify()?;
     filler.end()?;
+    end(guest, &disk)
+}
+
+/// What is sent carries the DSCP that was asked for.
+pub fn marked(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "dscp=34")?;
+    let ss = [
+        "/usr/bin/ss",
+        "-H",
+        "-t",
+        "-n",
+        "--tos",
+        "dport",
+        "=",
+        ":7170",
+    ];
+    let said = program::run(None, &ss)?.output;
+    let connections = said.lines().filter(|line| line.contains("ESTAB")).count();
+    let marked = said.matches("tos:0x88").count();
+    ensure!(
+        connections > 0 && marked == connections,
+        "of {connections} connections {marked} are marked: {said}"
+    );
     end(guest, &disk)
 }
 

@@ -45,6 +45,7 @@ pub fn parameters(guest: &mut Guest) -> Result<()> {
         (format!("server={host} inflight=65537"), "inflight"),
         (format!("server={host} store_ms=1"), "store_ms"),
         (format!("server={host} spin_us=10001"), "spin_us"),
+        (format!("server={host} dscp=64"), "dscp"),
         (format!("server={host} disk=maybe"), "disk="),
     ] {
         refused(guest, &parameters, Errno::INVAL, says)?;

@@ -21,6 +21,7 @@ pub const ALL: &[Entry] = &[
         "rmmod is refused while pages are away",
         basic::in_use,
     ),
+    Entry::new("marked", "what is sent has the DSCP", basic::marked),
     Entry::new("ended", "a program that ends leaves nothing", basic::ended),
     Entry::new(
         "killed",

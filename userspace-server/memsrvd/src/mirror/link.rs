@@ -13,7 +13,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::forward::Forward;
 use super::Mirror;
 use crate::conn::{prepare, write};
-use crate::listener::choose_congestion;
 
 /// How often it may be read before others get their turn.
 const TURNS: u32 = 4;
@@ -53,7 +52,7 @@ impl Link {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         // Before it connects, as for a listener. What cannot be had was said at the start.
-        let _ = choose_congestion(&socket, &mirror.congestion);
+        let _ = mirror.sockets.apply(&socket);
         match rustix::net::connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),

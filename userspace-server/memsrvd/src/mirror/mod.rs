@@ -29,6 +29,7 @@ use clap::ValueEnum;
 use memsrv_protocol::Endpoint;
 use serde::{Deserialize, Serialize};
 
+use crate::listener::SocketOptions;
 use crate::regions::Shared;
 
 /// How long the mirror may take to answer a HELLO, the making of the connection included. The client waits.
@@ -65,8 +66,8 @@ pub struct Options {
 pub struct Mirror {
     /// Where, and how.
     pub options: Options,
-    /// The TCP congestion control of the connections to it; empty: the host's choice.
-    pub congestion: String,
+    /// What the sockets of the connections to it are told.
+    pub sockets: SocketOptions,
     /// Stores and frees that were given to connections to it.
     forwarded: AtomicU64,
     /// Streams that are forwarded now.
@@ -77,10 +78,10 @@ pub struct Mirror {
 
 impl Mirror {
     /// A mirror that nothing was sent to yet.
-    pub fn new(options: Options, congestion: String) -> Mirror {
+    pub fn new(options: Options, sockets: SocketOptions) -> Mirror {
         Mirror {
             options,
-            congestion,
+            sockets,
             forwarded: AtomicU64::new(0),
             streams: AtomicU64::new(0),
             lost: AtomicU64::new(0),

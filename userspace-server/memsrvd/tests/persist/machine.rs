@@ -81,7 +81,7 @@ impl Machine {
         };
         let mut shared = Shared::new(arena, limits, Instance([id; 16]), VERSION);
         // Only who asks for it is forwarded.
-        shared.mirror = Some(Mirror::new(mirror(), String::new()));
+        shared.mirror = Some(Mirror::new(mirror(), Default::default()));
         match recover::open(&mut shared, Box::new(sim.clone()), options) {
             Ok(segments) => {
                 let shared = Arc::new(shared);

@@ -58,10 +58,12 @@ fn pages_are_sent_by_cubic_unless_somebody_says_otherwise() {
     let path = dir.path().join("memsrvd.toml");
     std::fs::write(&path, "congestion = \"dctcp\"\n").unwrap();
     let file = ["--config", path.to_str().unwrap()];
-    assert_eq!(config(&[]).congestion, "cubic");
-    assert_eq!(config(&file).congestion, "dctcp");
+    assert_eq!(config(&[]).sockets.congestion, "cubic");
+    assert_eq!(config(&file).sockets.congestion, "dctcp");
     assert_eq!(
-        config(&[&file[..], &["--congestion", ""]].concat()).congestion,
+        config(&[&file[..], &["--congestion", ""]].concat())
+            .sockets
+            .congestion,
         ""
     );
 }
