@@ -174,6 +174,7 @@ mod asks;
 mod copies;
 mod lane;
 mod lane_io;
+mod lane_reader;
 mod lane_refill;
 mod loads;
 mod ops;

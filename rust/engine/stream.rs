@@ -23,6 +23,8 @@ pub struct Stream<S, L, OB, LB> {
     loads: Loads<L, LB>,
     /// How many operations and loads may be sent and unanswered; `None` while there is no connection.
     window: Option<usize>,
+    /// Whether the connection takes only loads.
+    reads: bool,
 }
 
 impl<S, L, OB, LB> Stream<S, L, OB, LB>
@@ -41,6 +43,7 @@ where
             ops: Ops::new(ops),
             loads: Loads::new(loads),
             window: None,
+            reads: false,
         }
     }
 
@@ -55,11 +58,24 @@ where
         self.window = Some(usize::try_from(window.max(1)).unwrap_or(usize::MAX));
     }
 
+    /// The handshake of a connection that only reads is done: loads are sent on it, each behind a REACH. Stores and frees
+    /// wait for another connection.
+    pub(super) fn attached(&mut self, window: u32) {
+        self.connected(window);
+        self.reads = true;
+    }
+
+    /// Whether there is a connection that only reads.
+    pub(super) fn is_attached(&self) -> bool {
+        self.reads
+    }
+
     /// The connection is gone. Nothing completes; all waits to be sent again.
     ///
     /// Nobody may be between [`Stream::page`] and [`Stream::page_done`].
     pub fn disconnected(&mut self) {
         self.window = None;
+        self.reads = false;
         self.ops.rewind();
         self.loads.rewind();
     }
@@ -146,8 +162,8 @@ where
         crc: impl FnOnce(Slot, &[u8]) -> u32,
     ) -> Option<Outgoing<S>> {
         if self.load_may_go() {
-            let header = self.loads.send_next()?.encode();
-            return Some(Outgoing::Load { header });
+            let load = self.loads.send_next()?;
+            return Some(self.load_message(load));
         }
         if !self.op_may_go() {
             return None;
@@ -184,6 +200,20 @@ where
         })
     }
 
+    fn load_message(&self, load: Message) -> Outgoing<S> {
+        let header = load.encode();
+        match load {
+            Message::Load { tag, .. } if self.reads => {
+                let mut headers = [0; 2 * HEADER_LEN];
+                let (first, second) = headers.split_at_mut(HEADER_LEN);
+                first.copy_from_slice(&Message::Reach { tag }.encode());
+                second.copy_from_slice(&header);
+                Outgoing::Read { headers }
+            }
+            _ => Outgoing::Load { header },
+        }
+    }
+
     /// Whether [`Stream::next`] has a message now.
     pub fn has_output(&self) -> bool {
         self.load_may_go() || self.op_may_go()
@@ -205,7 +235,7 @@ where
     }
 
     fn op_may_go(&self) -> bool {
-        self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
+        !self.reads && self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
     }
 
     /// Whether one more may be sent of a kind of which `own` are unanswered.
@@ -250,9 +280,14 @@ where
         self.loads.receiving(tag)
     }
 
+    /// Whose load was sent under this tag, of which nothing has come yet.
+    pub(super) fn asked(&self, tag: Tag) -> Option<L> {
+        self.loads.asked(tag)
+    }
+
     /// Any other message came. Calls `done` for each completion.
     ///
-    /// PONG, STATS, NOTICE and messages of later versions change nothing here.
+    /// PONG, STATS, NOTICE, REACHED and messages of later versions change nothing here.
     ///
     /// # Errors
     ///
@@ -292,6 +327,7 @@ where
             | Message::Stats { .. }
             | Message::Notice { .. }
             | Message::Pulled { .. }
+            | Message::Reached { .. }
             | Message::Unknown { .. }
             | Message::Strange { .. } => Ok(()),
             Message::Welcome | Message::Refused { .. } => Err(Fault::Handshake),
@@ -304,6 +340,7 @@ where
             | Message::Stat { .. }
             | Message::Pull { .. }
             | Message::Attach
+            | Message::Reach { .. }
             | Message::Bye => Err(Fault::Unexpected),
         }
     }
