@@ -160,6 +160,7 @@ where
         }
         let other_is_up = other.as_ref().is_some_and(takes_stores);
         let other_answers = other.as_ref().is_some_and(Stream::is_connected);
+        let other_is_asked = other.as_ref().is_some_and(Stream::is_asked);
         let other_reads = other_answers && !other_is_up;
         let mirrored = other.is_some();
         let copies = &mut self.copies;
@@ -180,7 +181,10 @@ where
                 let other = *load.asks.at(replica.other());
                 let better = mirrored
                     && other.is_open()
-                    && (other_reads || standing(replica.other()) != Standing::Behind)
+                    && match other_reads {
+                        true => other_is_asked,
+                        false => standing(replica.other()) != Standing::Behind,
+                    }
                     && (other_answers || standing(replica) == Standing::Behind);
                 let ask = load.asks.at_mut(replica);
                 let waits = ask.is_useful() && !load.done && !read;
@@ -346,6 +350,9 @@ where
             // As `needs` and `may_ask`.
             let reads = other.is_attached();
             let needs = reads.then(|| stream.executed());
+            if reads && !other.is_asked() {
+                continue;
+            }
             let asks = &mut self.asks;
             stream.any_load(|&number, asked_ms| {
                 let wanted = asked_ms < asked_before_ms && asks.may_double();

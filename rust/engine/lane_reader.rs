@@ -4,7 +4,8 @@
 //!
 //! To all that stores, frees and refills, the replica is not connected. Loads may be asked of it, and what it answers
 //! counts if it has said before, to the REACH that goes ahead of each LOAD, that it has come as far as the other one
-//! had acknowledged when the load was asked. The page that is wanted is among that, so that it has the newest. It does
+//! had acknowledged when the load was asked. The page that is wanted is among that, so that it has the newest; for the
+//! other one acknowledges nothing as done that this one has refused, until [`Lane::dismiss`]. It does
 //! not matter why a replica has not come so far, or further than anything that was issued: it may have started anew, be
 //! another one, have lost the other's connection; it or this machine may have been set back to an earlier state.
 
@@ -47,6 +48,15 @@ where
         self.leave_unconnected(replica.other(), false, clusters, now_ms, done);
     }
 
+    /// The other one may acknowledge from now on what this replica, whose connection only reads, has not done. Nothing
+    /// more is asked of it on this connection; what it was asked before it may still answer. To be called before the
+    /// next acknowledgement of the other one is taken in.
+    pub fn dismiss(&mut self, replica: Replica) {
+        if let Some(stream) = self.streams.at_mut(replica) {
+            stream.dismiss();
+        }
+    }
+
     /// Whether there is a connection to this replica that only reads.
     pub fn is_attached(&self, replica: Replica) -> bool {
         let stream = self.stream(replica);
@@ -66,7 +76,11 @@ where
         slot: Slot,
         clusters: &impl Clusters,
     ) -> bool {
-        self.is_attached(replica) || clusters.standing(replica, slot) != Standing::Behind
+        let stream = self.stream(replica).filter(|stream| stream.is_attached());
+        stream.map_or_else(
+            || clusters.standing(replica, slot) != Standing::Behind,
+            |stream| stream.is_asked(),
+        )
     }
 
     /// How far this replica has to have come for its answer to a load that is asked now to count; `None` where that

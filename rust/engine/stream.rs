@@ -23,8 +23,19 @@ pub struct Stream<S, L, OB, LB> {
     loads: Loads<L, LB>,
     /// How many operations and loads may be sent and unanswered; `None` while there is no connection.
     window: Option<usize>,
-    /// Whether the connection takes only loads.
-    reads: bool,
+    /// What the connection is for.
+    purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// Stores, frees and loads.
+    All,
+    /// Loads only.
+    Loads,
+    /// The answers to loads that were asked before.
+    Answers,
 }
 
 impl<S, L, OB, LB> Stream<S, L, OB, LB>
@@ -43,7 +54,7 @@ where
             ops: Ops::new(ops),
             loads: Loads::new(loads),
             window: None,
-            reads: false,
+            purpose: Purpose::All,
         }
     }
 
@@ -62,12 +73,24 @@ where
     /// wait for another connection.
     pub(super) fn attached(&mut self, window: u32) {
         self.connected(window);
-        self.reads = true;
+        self.purpose = Purpose::Loads;
     }
 
     /// Whether there is a connection that only reads.
     pub(super) fn is_attached(&self) -> bool {
-        self.reads
+        self.purpose != Purpose::All
+    }
+
+    /// Nothing more is to be asked on a connection that only reads.
+    pub(super) fn dismiss(&mut self) {
+        if self.is_attached() {
+            self.purpose = Purpose::Answers;
+        }
+    }
+
+    /// Whether loads may be asked on a connection that only reads.
+    pub(super) fn is_asked(&self) -> bool {
+        self.purpose == Purpose::Loads
     }
 
     /// The connection is gone. Nothing completes; all waits to be sent again.
@@ -75,7 +98,7 @@ where
     /// Nobody may be between [`Stream::page`] and [`Stream::page_done`].
     pub fn disconnected(&mut self) {
         self.window = None;
-        self.reads = false;
+        self.purpose = Purpose::All;
         self.ops.rewind();
         self.loads.rewind();
     }
@@ -203,7 +226,7 @@ where
     fn load_message(&self, load: Message) -> Outgoing<S> {
         let header = load.encode();
         match load {
-            Message::Load { tag, .. } if self.reads => {
+            Message::Load { tag, .. } if self.is_attached() => {
                 let mut headers = [0; 2 * HEADER_LEN];
                 let (first, second) = headers.split_at_mut(HEADER_LEN);
                 first.copy_from_slice(&Message::Reach { tag }.encode());
@@ -235,7 +258,7 @@ where
     }
 
     fn op_may_go(&self) -> bool {
-        !self.reads && self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
+        !self.is_attached() && self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
     }
 
     /// Whether one more may be sent of a kind of which `own` are unanswered.

@@ -86,6 +86,36 @@ fn a_load_that_waits_is_asked_of_it_too() {
     assert_eq!(b.fell(), []);
 }
 
+/// From then on it may have refused what was acknowledged, and count its number.
+#[test]
+fn who_is_dismissed_answers_what_he_was_asked_and_no_more() {
+    let mut b = fed();
+    let (primary, mirror) = hedged(&mut b);
+    b.lane.dismiss(Mirror);
+    b.load(3, 1, 10).unwrap();
+    let second = b.asked(Primary);
+    assert_eq!(b.hedge(), 0);
+    b.reached(Mirror, mirror, 3);
+    assert_eq!(b.page(Mirror, mirror, 2), Some(loaded(9)));
+    assert!(!b.page_begins(Primary, primary, 2));
+    b.page_ends(Primary, primary, Ok(()));
+    assert_eq!(
+        b.no_page(Primary, second, 3, Status::NotFound),
+        [failed(10, Gone)]
+    );
+    b.load(1, 1, 11).unwrap();
+    b.disconnect(Primary);
+    assert_eq!(waits(&b), Some(Primary));
+    // A new connection is another matter, and one that does more than read.
+    b.attach(Mirror);
+    assert_eq!(waits(&b), Some(Mirror));
+    b.connect(Mirror);
+    b.lane.dismiss(Mirror);
+    b.standing(Behind, Whole);
+    b.load(2, 1, 9).unwrap();
+    b.asked(Mirror);
+}
+
 #[test]
 fn the_primary_is_asked_first_while_it_is_there() {
     let mut b = fed();

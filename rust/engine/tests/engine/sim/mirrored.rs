@@ -103,6 +103,8 @@ pub struct Mirrored {
     pub failed: Vec<Failed>,
     /// The life of each server, as its last handshake told.
     lives: [u8; 2],
+    /// Whether the primary is not known to acknowledge without the mirror, which it feeds.
+    pub followed: bool,
 }
 
 impl Mirrored {
@@ -124,6 +126,7 @@ impl Mirrored {
             counts: Counts::default(),
             failed: Vec::new(),
             lives: [0; 2],
+            followed: true,
         }
     }
 
@@ -313,6 +316,7 @@ impl Mirrored {
     fn event(&mut self, replica: Replica, event: Event) {
         let mut done = Vec::new();
         match event {
+            Event::Message(Message::Notice { .. }) => self.alone(),
             Event::Message(message) => {
                 let take = &mut |d| done.push(d);
                 self.lane
@@ -364,6 +368,12 @@ impl Mirrored {
         self.lane
             .connected(replica, window, &*self.book, self.now_ms, take);
         self.complete(done);
+    }
+
+    /// The primary acknowledges alone from now on.
+    pub fn alone(&mut self) {
+        self.followed = false;
+        self.lane.dismiss(Replica::Mirror);
     }
 
     /// The replica is there for reading only.
