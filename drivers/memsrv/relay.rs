@@ -203,7 +203,7 @@ impl Link {
         let relay = &self.lane.shared.areas.relay;
         match self.replica {
             Replica::Primary => relay.is_at_mirror() && self.lane.number != 0,
-            Replica::Mirror => relay.is_on() && !self.follows(),
+            Replica::Mirror => relay.is_on(),
         }
     }
 

@@ -171,9 +171,7 @@ impl Link {
                 );
                 result = Err(LoadError::Checksum);
                 // With a mirror, that is asked; or the disk.
-                again = !rx.reads
-                    && self.lane.shared.asks_again()
-                    && filling.entry.may_try_again();
+                again = !rx.reads && self.lane.shared.asks_again() && filling.entry.may_try_again();
                 if again {
                     self.lane.shared.areas.relay.damaged();
                 }

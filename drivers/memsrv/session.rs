@@ -157,7 +157,7 @@ impl Link {
         let reads = state.streams.is_attached(self.replica);
         let there = reads || state.streams.is_connected(self.replica);
         let busy = state.streams.oldest_ms(self.replica).is_some() || unread;
-        let timeout = if !there && self.is_idle() {
+        let timeout = if !there && self.is_idle() && !self.follows() {
             0
         } else if !there {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
@@ -263,7 +263,9 @@ impl Link {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
         }
-        if self.is_idle() {
+        // In this order: a mirror's link that is neither to read nor idle is one for good.
+        let follows = self.follows();
+        if self.is_idle() && !follows {
             self.first_ended(0);
             self.expire(0);
             return;
@@ -272,9 +274,10 @@ impl Link {
             self.expire(0);
             return;
         }
-        if self.follows() {
+        if follows {
             self.first_ended(0);
             self.follow(session);
+            self.expire(0);
             return;
         }
         // Nobody looks at the clock while this connects.
@@ -561,7 +564,8 @@ impl Link {
         // The threads are stopped from the last to the first. With the disk behind it the module may go with
         // stores under way; the server learns of that by the end of the connection.
         let last = self.lane.number == 0;
-        let says_bye = last && !self.reads() && self.lane.state.lock().streams.stores_in_flight() == 0;
+        let says_bye =
+            last && !self.reads() && self.lane.state.lock().streams.stores_in_flight() == 0;
         let connection = self.drop_connection(says_bye);
         // And with loads.
         self.expire(0);

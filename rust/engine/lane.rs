@@ -382,13 +382,12 @@ where
         clusters: &impl Clusters,
     ) -> Option<Replica> {
         let rank = |&replica: &Replica| {
-            let whole = self.is_attached(replica)
-                || clusters.standing(replica, slot) == Standing::Whole;
+            let whole =
+                self.is_attached(replica) || clusters.standing(replica, slot) == Standing::Whole;
             (!self.answers(replica), !whole)
         };
-        let open = |&replica: &Replica| {
-            ask(replica).is_open() && self.may_ask(replica, slot, clusters)
-        };
+        let open =
+            |&replica: &Replica| ask(replica).is_open() && self.may_ask(replica, slot, clusters);
         self.copies.configured().filter(open).min_by_key(rank)
     }
 

@@ -70,12 +70,7 @@ where
     }
 
     /// Whether this replica may be asked for a slot.
-    pub(super) fn may_ask(
-        &self,
-        replica: Replica,
-        slot: Slot,
-        clusters: &impl Clusters,
-    ) -> bool {
+    pub(super) fn may_ask(&self, replica: Replica, slot: Slot, clusters: &impl Clusters) -> bool {
         let stream = self.stream(replica).filter(|stream| stream.is_attached());
         stream.map_or_else(
             || clusters.standing(replica, slot) != Standing::Behind,

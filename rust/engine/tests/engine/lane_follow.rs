@@ -22,7 +22,10 @@ const READER: usize = 1;
 #[derive(Clone, Debug)]
 enum Step {
     Store(u8),
-    Load { which: usize, count: u16 },
+    Load {
+        which: usize,
+        count: u16,
+    },
     Invalidate(u8),
     FreeFlagged,
     Hedge,
@@ -42,7 +45,10 @@ enum Step {
     /// The mirror's state is remembered.
     Save,
     /// The mirror is as it was then, or empty. The primary's connection is of no use any more; the reader's may be.
-    SetBack { empty: bool, cut: bool },
+    SetBack {
+        empty: bool,
+        cut: bool,
+    },
     /// The primary has seen that the mirror is lost, and says so.
     Notice,
     RefuseNext,
@@ -449,6 +455,8 @@ fn the_simulation_of_who_follows_reaches_every_end() {
         refused += naks;
         skipped += late;
     }
-    println!("read at the mirror {read}, stores that it refused {refused}, answers skipped {skipped}");
+    println!(
+        "read at the mirror {read}, stores that it refused {refused}, answers skipped {skipped}"
+    );
     assert!(read > 100 && refused > 100 && skipped > 150);
 }

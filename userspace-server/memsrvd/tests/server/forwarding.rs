@@ -244,7 +244,11 @@ fn who_asks_is_told_whether_the_mirror_is_first() {
             client: Name::new(client.as_bytes()).unwrap(),
             ..both
         };
-        assert_eq!(server.connect().welcome(&hello).options, expected, "{client}");
+        assert_eq!(
+            server.connect().welcome(&hello).options,
+            expected,
+            "{client}"
+        );
     }
     // Nor without a mirror, or while it is away.
     let plain = Server::start(&[]);
