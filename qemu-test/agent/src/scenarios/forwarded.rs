@@ -70,7 +70,8 @@ pub fn both(guest: &mut Guest) -> Result<()> {
 /// How long the longest load took, in microseconds, up to the next power of two.
 fn longest_load_us() -> Result<u64> {
     let buckets = module::text("load_us_log2")?;
-    let used = buckets.split_ascii_whitespace().rposition(|n| n != "0");
+    let counts: Vec<&str> = buckets.split_ascii_whitespace().collect();
+    let used = counts.iter().rposition(|count| *count != "0");
     Ok(used.map_or(0, |bucket| 1 << bucket))
 }
 
