@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! HELLO and WELCOME.
+//! HELLO or ATTACH, and WELCOME.
 
 use super::engine::Replica;
 use super::link::Link;
@@ -17,32 +17,53 @@ impl Link {
         connection: &Connection,
         instance: Instance,
     ) -> Result<Welcome, NoSession> {
-        let (lane, config) = (&self.lane, self.config());
-        if self.replica == Replica::Mirror && config.forwarded {
+        let lane = &self.lane;
+        if self.replica == Replica::Mirror && self.config().forwarded {
             // It has followed the primary's streams, or served them.
             lane.state.lock().streams.skip_to_other(self.replica);
         }
-        let hello = Hello {
+        let options = match self.asks_to_forward() {
+            true => Hello::FORWARD | Hello::MIRROR_FIRST,
+            false => 0,
+        };
+        let hello = self.hello(options, instance, self.replica);
+        self.say(connection, Message::Hello, &hello)
+    }
+
+    /// Opens a connection that only reads what the other server's stream has brought here, whatever life this one is.
+    pub(super) fn ask_to_read(&self, connection: &Connection) -> Result<Welcome, NoSession> {
+        let hello = self.hello(0, Instance::default(), self.replica.other());
+        self.say(connection, Message::Attach, &hello)
+    }
+
+    /// What we are, and how far that server's stream has come.
+    fn hello(&self, options: u32, instance: Instance, stream: Replica) -> Hello {
+        let (lane, config) = (&self.lane, self.config());
+        Hello {
             version_min: VERSION,
             version_max: VERSION,
-            options: if self.asks_to_forward() {
-                Hello::FORWARD
-            } else {
-                0
-            },
+            options,
             incarnation: lane.shared.incarnation,
             instance,
             stream: lane.number,
             streams: config.connections,
             wanted: 0,
-            issued: lane.state.lock().streams.issued(self.replica),
+            issued: lane.state.lock().streams.issued(stream),
             client: config.client,
             region: config.region,
-        };
+        }
+    }
+
+    fn say(
+        &self,
+        connection: &Connection,
+        opening: Message,
+        hello: &Hello,
+    ) -> Result<Welcome, NoSession> {
         let network = NoSession::Network;
         let mut bytes = [0u8; HEADER_LEN + Hello::LEN];
         let (header, payload) = bytes.split_at_mut(HEADER_LEN);
-        header.copy_from_slice(&Message::Hello.encode());
+        header.copy_from_slice(&opening.encode());
         payload.copy_from_slice(&hello.encode());
         connection.send_all(&bytes).map_err(network)?;
 

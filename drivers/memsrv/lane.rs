@@ -334,6 +334,17 @@ impl Lane {
         self.state.lock().streams.is_connected(replica)
     }
 
+    /// A word for the state of the connection to that server.
+    pub(crate) fn link_state(&self, replica: Replica) -> &'static str {
+        if self.part(replica).is_up() {
+            "up"
+        } else if self.state.lock().streams.is_attached(replica) {
+            "reads"
+        } else {
+            "down"
+        }
+    }
+
     /// How often the servers have changed places.
     pub(crate) fn turns(&self) -> u32 {
         self.state.lock().turns

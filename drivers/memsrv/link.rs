@@ -48,6 +48,8 @@ pub(crate) struct Part {
     pub(crate) watched: Atomic<bool>,
     /// Whether loads wait to be sent until the task that asked for them is unplugged: written under the lane's lock.
     pub(crate) plugged: Atomic<bool>,
+    /// Of a mirror that the server feeds: whether pages may be read there meanwhile. Written under the lane's lock.
+    pub(crate) follows: Atomic<bool>,
     /// When the server was last heard, in milliseconds.
     pub(crate) heard_ms: Atomic<u64>,
     pub(crate) reconnects: Atomic<u64>,
@@ -74,6 +76,7 @@ impl Part {
             up: Atomic::new(false),
             watched: Atomic::new(false),
             plugged: Atomic::new(false),
+            follows: Atomic::new(false),
             heard_ms: Atomic::new(0),
             reconnects: Atomic::new(0),
             frees_wait: Atomic::new(false),
@@ -87,15 +90,6 @@ impl Part {
     /// Whether the server can be asked.
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(Relaxed)
-    }
-
-    /// A word for the state.
-    pub(crate) fn state(&self) -> &'static str {
-        if self.is_up() {
-            "up"
-        } else {
-            "down"
-        }
     }
 
     /// The machine ends: the thread is to say goodbye and end, too.

@@ -24,6 +24,7 @@ mod client;
 mod config;
 mod control;
 mod flights;
+mod follow;
 mod handshake;
 mod lane;
 mod link;

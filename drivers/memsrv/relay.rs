@@ -14,7 +14,7 @@
 //!             MIRROR_LOST: the server acknowledges alone from now on
 //! ```
 //!
-//! Until OFF only the primary's links are connected. The server at their end has the same streams, with the
+//! Until OFF only the primary's links are connected, the mirror's at the most for reading (`follow.rs`). The server at their end has the same streams, with the
 //! same numbers, wherever that is, so going over is no more than another address: the engine sends again what was
 //! not acknowledged, as after any lost connection. The other server counts as away meanwhile, and
 //! falls behind for all that is stored. Once OFF, both are spoken to as with `mirror=`, and the one that is behind
@@ -104,7 +104,7 @@ impl Relay {
         })
     }
 
-    /// Whether the mirror's links are to stay down.
+    /// Whether the mirror's links are to stay down, or only read.
     pub(crate) fn is_on(&self) -> bool {
         self.state.load(Relaxed) != at::OFF
     }

@@ -26,6 +26,8 @@ pub(crate) struct Rx {
     /// The folio that the page being received belongs to, out of the table meanwhile; none if the page is
     /// of no use any more.
     filling: Option<Filling>,
+    /// Whether the connection only reads.
+    reads: bool,
 }
 
 /// Why a connection is given up.
@@ -54,6 +56,15 @@ impl Rx {
         Self {
             receiver: Receiver::new(),
             filling: None,
+            reads: false,
+        }
+    }
+
+    /// At the beginning of a connection that only reads.
+    pub(crate) fn reading() -> Self {
+        Self {
+            reads: true,
+            ..Self::new()
         }
     }
 
@@ -121,7 +132,7 @@ impl Link {
         let trouble = match event {
             Event::PageHeader { tag, slot, .. } => self.page_begin(rx, tag, slot),
             Event::PageEnd { tag, slot, crc } => self.page_end(rx, tag, slot.0, crc),
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => self.message(rx.reads, message),
         };
         match trouble {
             Ok(()) => Ok(()),
@@ -160,7 +171,7 @@ impl Link {
                 );
                 result = Err(LoadError::Checksum);
                 // With a mirror, that is asked; or the disk.
-                again = self.lane.shared.asks_again() && filling.entry.may_try_again();
+                again = !rx.reads && self.lane.shared.asks_again() && filling.entry.may_try_again();
                 if again {
                     self.lane.shared.areas.relay.damaged();
                 }
@@ -189,17 +200,20 @@ impl Link {
         Ok(())
     }
 
-    fn message(&self, message: Message) -> Result<(), Trouble> {
+    fn message(&self, reads: bool, message: Message) -> Result<(), Trouble> {
         let lane = &self.lane;
         let relay = &lane.shared.areas.relay;
         if let Message::Notice { status, .. } = message {
             ratelimited!(pr_info, "{self}: the server says: {}\n", status.as_str());
-            if status == Status::MirrorLost {
+            if status == Status::MirrorLost && self.replica == Replica::Primary {
+                // Of this lane before anything more is acknowledged on it; the others hear it by themselves.
+                lane.alone(&mut lane.state.lock());
                 relay.lost();
                 self.part().bell.ring(event::ALONE);
             }
         }
-        if let (Message::NoPage { status, .. }, true) = (message, lane.shared.asks_again()) {
+        let asks_again = !reads && lane.shared.asks_again();
+        if let (Message::NoPage { status, .. }, true) = (message, asks_again) {
             // Only these say that the page is gone, if the server has no mirror; after anything else it is asked
             // for again.
             let gone = matches!(status, Status::NotFound | Status::BadChecksum);

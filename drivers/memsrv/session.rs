@@ -73,7 +73,7 @@ pub(super) struct Session {
     /// Whether the mirror, when it was looked at in the server's place, had not got all that was acknowledged.
     pub(super) lacks: bool,
     /// How often the servers had changed places when an attempt to connect began.
-    turns: u32,
+    pub(super) turns: u32,
 }
 
 impl Session {
@@ -94,7 +94,7 @@ impl Session {
     }
 
     /// Connecting failed, or the connection did not last: the next attempt is later each time.
-    fn back_off(&mut self) {
+    pub(super) fn back_off(&mut self) {
         let now = sys::now_ms();
         if self.connected_ms != 0 && now.saturating_sub(self.connected_ms) >= GOOD_MS {
             self.retry_ms = RETRY_MS.0;
@@ -103,6 +103,14 @@ impl Session {
         self.retry_at_ms = now.saturating_add(self.retry_ms);
         self.retry_ms = self.retry_ms.saturating_mul(2).min(RETRY_MS.1);
     }
+}
+
+/// What the engine is told of a connection: whether there is one, what for, and the server's window.
+pub(super) enum Attached {
+    Whole(u32),
+    /// For loads only.
+    Reading(u32),
+    No,
 }
 
 impl ThreadMain for Link {
@@ -146,10 +154,12 @@ impl Link {
         let unread = self.lane.unread.len() > 0;
         let behind = self.is_behind();
         let state = self.lane.state.lock();
+        let reads = state.streams.is_attached(self.replica);
+        let there = reads || state.streams.is_connected(self.replica);
         let busy = state.streams.oldest_ms(self.replica).is_some() || unread;
-        let timeout = if self.is_idle() {
+        let timeout = if !there && self.is_idle() && !self.follows() {
             0
-        } else if !state.streams.is_connected(self.replica) {
+        } else if !there {
             let left = session.retry_at_ms.saturating_sub(sys::now_ms()).max(1);
             u32::try_from(left).unwrap_or(u32::MAX).min(WATCH_MS)
         } else if session.blocked {
@@ -160,7 +170,7 @@ impl Link {
                 None => WATCH_MS,
             }
             .clamp(1, WATCH_MS)
-        } else if behind || session.replaced {
+        } else if (behind && !reads) || session.replaced {
             WATCH_MS
         } else {
             0
@@ -171,7 +181,7 @@ impl Link {
     }
 
     fn connected(&self) -> bool {
-        self.lane.state.lock().streams.is_connected(self.replica)
+        self.lane.is_connected(self.replica) || self.reads()
     }
 
     /// The link is up: send, and see whether the server still answers.
@@ -180,7 +190,7 @@ impl Link {
         if events & event::BROKEN != 0 {
             self.disconnect(session, "the connection was lost");
             let relayed = self.replica == Replica::Primary && relay.is_on();
-            let damaged = relay.take_damaged();
+            let damaged = self.replica == Replica::Primary && relay.take_damaged();
             if damaged || relayed {
                 // Nobody waits for a page that is asked for again, or for a mirror, longer than need be.
                 session.retry_at_ms = 0;
@@ -210,10 +220,12 @@ impl Link {
             // The other one has gone meanwhile; what this one has is needed until that is back.
             self.part().up.store(true, Relaxed);
         }
-        if events & event::FREE != 0 {
-            self.lane.flush_frees(self.replica);
+        if !self.reads() {
+            if events & event::FREE != 0 {
+                self.lane.flush_frees(self.replica);
+            }
+            self.refill(&mut session.refilling);
         }
-        self.refill(&mut session.refilling);
         self.lane.read_again();
         let pumped = match self.part().tx.try_lock() {
             Some(mut tx) => self.lane.pump(self.replica, &mut tx),
@@ -254,12 +266,20 @@ impl Link {
             session.retry_at_ms = 0;
             session.retry_ms = RETRY_MS.0;
         }
-        if self.is_idle() {
+        // In this order: a mirror's link that is neither to read nor idle is one for good.
+        let follows = self.follows();
+        if self.is_idle() && !follows {
             self.first_ended(0);
             self.expire(0);
             return;
         }
         if sys::now_ms() < session.retry_at_ms {
+            self.expire(0);
+            return;
+        }
+        if follows {
+            self.first_ended(0);
+            self.follow(session);
             self.expire(0);
             return;
         }
@@ -383,6 +403,10 @@ impl Link {
             let here = state.turns == session.turns;
             if let (true, Some(place)) = (here, state.sources.get_mut(index(self.replica))) {
                 *place = source;
+                if self.replica == Replica::Primary {
+                    // Before it can acknowledge anything.
+                    lane.promised(state, &welcome);
+                }
                 self.attached(state, Some(welcome.window));
             }
             here
@@ -446,14 +470,21 @@ impl Link {
     }
 
     /// Tells the engine of a connection with that window, or of its end.
-    fn attached(&self, state: &mut State, window: Option<u32>) {
+    pub(super) fn attached(&self, state: &mut State, window: Option<u32>) {
+        let how = window.map_or(Attached::No, Attached::Whole);
+        self.tell_engine(state, how);
+    }
+
+    /// The same, whatever the connection is for.
+    pub(super) fn tell_engine(&self, state: &mut State, how: Attached) {
         let State { streams, table, .. } = state;
         let (areas, pool) = (&self.lane.shared.areas, &self.lane.shared.pool);
         let now = sys::now_ms();
         let done = &mut |ended| table.complete(ended, pool);
-        match window {
-            Some(window) => streams.connected(self.replica, window, areas, now, done),
-            None => streams.disconnected(self.replica, areas, now, done),
+        match how {
+            Attached::Whole(window) => streams.connected(self.replica, window, areas, now, done),
+            Attached::Reading(window) => streams.attached(self.replica, window, areas, now, done),
+            Attached::No => streams.disconnected(self.replica, areas, now, done),
         }
         // What waited for one server may have gone to the other.
         self.lane.tell_output(streams);
@@ -536,7 +567,8 @@ impl Link {
         // The threads are stopped from the last to the first. With the disk behind it the module may go with
         // stores under way; the server learns of that by the end of the connection.
         let last = self.lane.number == 0;
-        let says_bye = last && self.lane.state.lock().streams.stores_in_flight() == 0;
+        let says_bye =
+            last && !self.reads() && self.lane.state.lock().streams.stores_in_flight() == 0;
         let connection = self.drop_connection(says_bye);
         // And with loads.
         self.expire(0);

@@ -355,7 +355,7 @@ impl Report {
         }
         for lane in &self.lanes {
             let (number, counters) = (lane.number, lane.report().counters);
-            let state = lane.part(Replica::Primary).state();
+            let state = lane.link_state(Replica::Primary);
             writeln!(f, "link.{number}.state {state}")?;
             writeln!(
                 f,
@@ -399,7 +399,7 @@ impl Report {
         writeln!(f, "failover_us_max {}", sum.failover_us)?;
         writeln!(f, "hedged_loads {}", sum.hedged_loads)?;
         for lane in &self.lanes {
-            let (number, state) = (lane.number, lane.part(Replica::Mirror).state());
+            let (number, state) = (lane.number, lane.link_state(Replica::Mirror));
             writeln!(f, "mirror_link.{number}.state {state}")?;
             writeln!(f, "mirror_link.{number}.peer {address}")?;
         }

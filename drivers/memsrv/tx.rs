@@ -266,6 +266,7 @@ impl Lane {
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
                 Some(Outgoing::Load { header }) => batch.push_bytes(&header),
+                Some(Outgoing::Read { headers }) => batch.push_bytes(&headers),
                 Some(Outgoing::Store { header, token }) => batch.push_page(token, &header),
                 Some(Outgoing::Free { header, mask }) => {
                     batch.push_bytes(&header);

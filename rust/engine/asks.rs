@@ -7,7 +7,7 @@
 
 use core::ops::DerefMut;
 
-use super::super::protocol::{Slot, Status};
+use super::super::protocol::{Seq, Slot, Status};
 use super::replica::{Both, Replica};
 use super::types::LoadError;
 
@@ -64,6 +64,8 @@ pub(super) enum Ask {
         useful: bool,
         /// How many of its pages this replica has written.
         written: u16,
+        /// Its answer counts only if it says before that it has executed this.
+        needs: Option<Seq>,
     },
     /// Answered while the other one was writing: it has the pages, but they were not kept.
     Skipped,
@@ -76,10 +78,13 @@ pub(super) enum Ask {
 }
 
 impl Ask {
-    pub(super) const ASKED: Ask = Ask::Pending {
-        useful: true,
-        written: 0,
-    };
+    pub(super) fn asked(needs: Option<Seq>) -> Ask {
+        Ask::Pending {
+            useful: true,
+            written: 0,
+            needs,
+        }
+    }
 
     pub(super) fn is_pending(self) -> bool {
         matches!(self, Ask::Pending { .. })
@@ -87,6 +92,11 @@ impl Ask {
 
     pub(super) fn is_useful(self) -> bool {
         matches!(self, Ask::Pending { useful: true, .. })
+    }
+
+    /// Whether an answer does not count, the replica not having said that it has come far enough.
+    pub(super) fn is_unproved(self) -> bool {
+        matches!(self, Ask::Pending { needs: Some(_), .. })
     }
 
     /// Whether it makes sense to ask this replica.
@@ -156,10 +166,10 @@ impl<L: Copy> Load<L> {
     /// A page of the replica comes next; `None` if it cannot be written into the load's memory.
     pub(super) fn begin_page(&mut self, replica: Replica, index: u16) -> Option<L> {
         let free = self.writer.is_none() && !self.done;
-        let Ask::Pending { useful, .. } = self.asks.at_mut(replica) else {
+        let Ask::Pending { useful, needs, .. } = self.asks.at_mut(replica) else {
             return None;
         };
-        *useful = *useful && free;
+        *useful = *useful && free && needs.is_none();
         if !*useful {
             return None;
         }
@@ -178,7 +188,12 @@ impl<L: Copy> Load<L> {
         match (own, other) {
             (Ask::Pending { written, .. }, _) if whole => *written = index.saturating_add(1),
             // It stood there, from the other one, and is spoiled now.
-            (_, Ask::Pending { useful, written }) if *written > index => *useful = false,
+            (
+                _,
+                Ask::Pending {
+                    useful, written, ..
+                },
+            ) if *written > index => *useful = false,
             _ => {}
         }
         true

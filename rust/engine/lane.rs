@@ -91,7 +91,7 @@ where
         if let Some(stream) = self.streams.at_mut(replica) {
             stream.connected(window);
         }
-        self.leave_unconnected(replica.other(), clusters, now_ms, done);
+        self.leave_unconnected(replica.other(), false, clusters, now_ms, done);
     }
 
     /// The connection to this replica is gone. What the other one has, or can be asked, leaves this one
@@ -106,6 +106,7 @@ where
         done: &mut impl FnMut(Completion<u32, L>),
     ) {
         self.refills.at_mut(replica).disconnected();
+        let read = self.is_attached(replica);
         let (own, other) = self.streams.split(replica);
         if let Some(stream) = own {
             stream.disconnected();
@@ -114,12 +115,12 @@ where
             // It may come back without what it has acknowledged.
             other.each_store(|token| self.copies.forget_stored(token, replica));
         }
-        self.leave_unconnected(replica, clusters, now_ms, done);
+        self.leave_unconnected(replica, read, clusters, now_ms, done);
     }
 
-    /// Whether there is a connection to this replica.
+    /// Whether there is a connection to this replica, for stores as well as for loads (see [`Lane::attached`]).
     pub fn is_connected(&self, replica: Replica) -> bool {
-        self.stream(replica).is_some_and(Stream::is_connected)
+        self.stream(replica).is_some_and(takes_stores)
     }
 
     /// The number of the last store or free that this replica was to be sent. HELLO carries it.
@@ -142,10 +143,11 @@ where
         self.stream(replica).map_or(Seq(0), Stream::executed)
     }
 
-    /// Takes from an unconnected replica what need not wait for it.
+    /// Takes from an unconnected replica what need not wait for it. If its connection only `read`, that is all.
     pub(super) fn leave_unconnected(
         &mut self,
         replica: Replica,
+        read: bool,
         clusters: &impl Clusters,
         now_ms: u64,
         done: &mut impl FnMut(Completion<u32, L>),
@@ -156,7 +158,10 @@ where
         if stream.is_connected() {
             return;
         }
-        let other_is_up = other.as_ref().is_some_and(Stream::is_connected);
+        let other_is_up = other.as_ref().is_some_and(takes_stores);
+        let other_answers = other.as_ref().is_some_and(Stream::is_connected);
+        let other_is_asked = other.as_ref().is_some_and(Stream::is_asked);
+        let other_reads = other_answers && !other_is_up;
         let mirrored = other.is_some();
         let copies = &mut self.copies;
         stream.retain_stores(|token, _| {
@@ -176,10 +181,14 @@ where
                 let other = *load.asks.at(replica.other());
                 let better = mirrored
                     && other.is_open()
-                    && standing(replica.other()) != Standing::Behind
-                    && (other_is_up || standing(replica) == Standing::Behind);
+                    && match other_reads {
+                        true => other_is_asked,
+                        false => standing(replica.other()) != Standing::Behind,
+                    }
+                    && (other_answers || standing(replica) == Standing::Behind);
                 let ask = load.asks.at_mut(replica);
-                let stays = ask.is_useful() && !load.done && !other.is_useful() && !better;
+                let waits = ask.is_useful() && !load.done && !read;
+                let stays = waits && !other.is_useful() && !better;
                 if !stays {
                     *ask = Ask::No;
                 }
@@ -244,7 +253,9 @@ where
     /// Where a store goes.
     fn targets(&self, slot: Slot, clusters: &impl Clusters) -> Result<Both<bool>, NotTaken> {
         let fit = |replica| {
-            self.stream(replica).is_some() && clusters.standing(replica, slot) != Standing::Behind
+            self.stream(replica).is_some()
+                && !self.is_attached(replica)
+                && clusters.standing(replica, slot) != Standing::Behind
         };
         let fits = Both {
             primary: fit(Replica::Primary),
@@ -285,9 +296,10 @@ where
     ///
     /// # Errors
     ///
-    /// [`NoRoom`]: as for [`Stream::free`].
+    /// [`NoRoom`]: as for [`Stream::free`], and while the connection only reads.
     pub fn free(&mut self, replica: Replica, cluster: Slot) -> Result<(), NoRoom> {
         match self.streams.at_mut(replica) {
+            Some(stream) if stream.is_attached() => Err(NoRoom),
             Some(stream) => stream.free(cluster),
             None => Ok(()),
         }
@@ -296,7 +308,8 @@ where
     /// Asks for `count` pages from `slot` on, all in one cluster; `now_ms` as for [`Lane::store`].
     ///
     /// Connected replicas are asked before others, whole ones before those that may lack pages, the
-    /// primary before the mirror; a replica that is behind, never.
+    /// primary before the mirror; a replica that is behind, never, unless it is there for reading
+    /// ([`Lane::attached`]).
     ///
     /// # Errors
     ///
@@ -334,6 +347,12 @@ where
             if !stream.is_connected() || !other.is_connected() {
                 continue;
             }
+            // As `needs` and `may_ask`.
+            let reads = other.is_attached();
+            let needs = reads.then(|| stream.executed());
+            if reads && !other.is_asked() {
+                continue;
+            }
             let asks = &mut self.asks;
             stream.any_load(|&number, asked_ms| {
                 let wanted = asked_ms < asked_before_ms && asks.may_double();
@@ -342,8 +361,9 @@ where
                         && !load.done
                         && load.writer.is_none()
                         && load.asks.at(replica.other()).is_open()
-                        && clusters.standing(replica.other(), load.slot) != Standing::Behind
-                        && push(other, replica.other(), number, load, now_ms)
+                        && (reads
+                            || clusters.standing(replica.other(), load.slot) != Standing::Behind)
+                        && push(other, replica.other(), number, load, (now_ms, needs))
                 };
                 if asks.change(number, ask) == Some(true) {
                     hedged = hedged.saturating_add(1);
@@ -362,13 +382,12 @@ where
         clusters: &impl Clusters,
     ) -> Option<Replica> {
         let rank = |&replica: &Replica| {
-            let up = self.is_connected(replica);
-            let whole = clusters.standing(replica, slot) == Standing::Whole;
-            (!up, !whole)
+            let whole =
+                self.is_attached(replica) || clusters.standing(replica, slot) == Standing::Whole;
+            (!self.answers(replica), !whole)
         };
-        let open = |&replica: &Replica| {
-            ask(replica).is_open() && clusters.standing(replica, slot) != Standing::Behind
-        };
+        let open =
+            |&replica: &Replica| ask(replica).is_open() && self.may_ask(replica, slot, clusters);
         self.copies.configured().filter(open).min_by_key(rank)
     }
 
@@ -383,13 +402,13 @@ where
     ) -> Option<Completion<u32, L>> {
         let load = self.asks.get(number)?;
         let asks = load.asks;
-        let waits = |replica| asks.at(replica).is_useful() && self.is_connected(replica);
+        let waits = |replica| asks.at(replica).is_useful() && self.answers(replica);
         if load.done || waits(Replica::Primary) || waits(Replica::Mirror) {
             return None;
         }
         match self.best(load.slot, |replica| *asks.at(replica), clusters) {
             // What is pending here is of no use, or waits for a connection.
-            Some(best) if self.is_connected(best) || !load.is_pending() => {
+            Some(best) if self.answers(best) || !load.is_pending() => {
                 self.take_back(number, best.other());
                 self.ask(number, best, now_ms);
                 None
@@ -412,9 +431,10 @@ where
     }
 
     fn ask(&mut self, number: u16, replica: Replica, now_ms: u64) {
+        let at = (now_ms, self.needs(replica));
         if let Some(stream) = self.streams.at_mut(replica) {
             self.asks
-                .change(number, |load| push(stream, replica, number, load, now_ms));
+                .change(number, |load| push(stream, replica, number, load, at));
         }
     }
 
@@ -438,13 +458,22 @@ where
     }
 }
 
-/// Asks a replica for a load. Its stream has room for each entry of the table.
+/// Whether there is a connection that stores can be sent on.
+pub(super) fn takes_stores<OB, LB>(stream: &Inner<OB, LB>) -> bool
+where
+    OB: DerefMut<Target = [OpSlot<u32>]>,
+    LB: DerefMut<Target = [LoadSlot<u16>]>,
+{
+    stream.is_connected() && !stream.is_attached()
+}
+
+/// Asks a replica for a load, at that time, which needs that for its answer to count. Its stream has room for each entry of the table.
 fn push<L, OB, LB>(
     stream: &mut Inner<OB, LB>,
     replica: Replica,
     number: u16,
     load: &mut Load<L>,
-    now_ms: u64,
+    (now_ms, needs): (u64, Option<Seq>),
 ) -> bool
 where
     OB: DerefMut<Target = [OpSlot<u32>]>,
@@ -452,7 +481,7 @@ where
 {
     let taken = stream.load(load.slot, load.count, number, now_ms).is_ok();
     *load.asks.at_mut(replica) = if taken {
-        Ask::ASKED
+        Ask::asked(needs)
     } else {
         Ask::Failed {
             error: LoadError::Expired,

@@ -7,7 +7,7 @@ use core::ops::DerefMut;
 use super::super::protocol::{FreeMask, Message, Op, Slot, Tag};
 use super::asks::{Ask, AskSlot, Load};
 use super::copies::{CopySlot, Part};
-use super::lane::Lane;
+use super::lane::{takes_stores, Lane};
 use super::loads::LoadSlot;
 use super::ops::OpSlot;
 use super::replica::{Clusters, Replica, Standing};
@@ -141,6 +141,12 @@ where
             Message::Unknown { op: Op::PULL, .. } => self.refills.at_mut(replica).unknown(),
             _ => {}
         }
+        if let Message::Reached { tag, seq } = message {
+            if let Some(end) = self.reached(replica, tag, seq, clusters, now_ms)? {
+                done(end);
+            }
+            return Ok(());
+        }
         let copies = &mut self.copies;
         let mut load = None;
         stream.message(message, &mut |completion| match completion {
@@ -170,7 +176,7 @@ where
                 }
             }
             // What waits for the other one's connection need not wait any more.
-            self.leave_unconnected(replica.other(), clusters, now_ms, done);
+            self.leave_unconnected(replica.other(), false, clusters, now_ms, done);
         }
         Ok(())
     }
@@ -184,9 +190,11 @@ where
         clusters: &impl Clusters,
         now_ms: u64,
     ) -> Option<Completion<u32, L>> {
+        // Who only reads is never at fault, and finds no fault.
+        let reads = Replica::BOTH.into_iter().any(|r| self.is_attached(r));
         let delivered = self.asks.change(number, |load| {
             let standing = |replica| clusters.standing(replica, load.slot);
-            let whole = |replica| standing(replica) == Standing::Whole;
+            let whole = |replica| !reads && standing(replica) == Standing::Whole;
             let own = *load.asks.at(replica);
             let faulty = load.asks.at(replica.other()).is_faulty();
             let delivered = result.is_ok() && own.is_useful() && !load.done;
@@ -194,6 +202,10 @@ where
                 clusters.fell_behind(replica.other(), load.slot);
             }
             let answer = match result {
+                _ if own.is_unproved() => Ask::Failed {
+                    error: LoadError::Gone,
+                    whole: false,
+                },
                 Err(error) => Ask::Failed {
                     error,
                     whole: whole(replica),
@@ -228,7 +240,7 @@ where
             let (Some(stream), other) = self.streams.split(replica) else {
                 return;
             };
-            let other_is_up = other.as_ref().is_some_and(Stream::is_connected);
+            let other_is_up = other.as_ref().is_some_and(takes_stores);
             let copies = &mut self.copies;
             stream.retain_stores(|token, since_ms| {
                 let owed = other_is_up && copies.part(token, replica.other()) == Part::Pending;

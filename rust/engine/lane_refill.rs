@@ -7,7 +7,7 @@ use core::ops::DerefMut;
 use super::super::protocol::{Slot, Status};
 use super::asks::AskSlot;
 use super::copies::CopySlot;
-use super::lane::Lane;
+use super::lane::{takes_stores, Lane};
 use super::loads::LoadSlot;
 use super::ops::OpSlot;
 use super::refill::{Phase, Refill};
@@ -36,7 +36,7 @@ where
         let (Some(stream), Some(other)) = self.streams.split(replica) else {
             return;
         };
-        if !stream.is_connected() || !other.is_connected() {
+        if !takes_stores(stream) || !takes_stores(other) {
             return;
         }
         let refills = self.refills.at_mut(replica);

@@ -208,6 +208,12 @@ impl<L: Copy, B: DerefMut<Target = [LoadSlot<L>]>> Loads<L, B> {
         })
     }
 
+    /// Whose load was sent under this tag, unless a page of it has come, or is coming in.
+    pub(super) fn asked(&self, tag: Tag) -> Option<L> {
+        let load = self.load(place_of(tag))?;
+        (load.state == State::Sent(tag) && load.answered == 0).then_some(load.token)
+    }
+
     /// Whose page is coming in under this tag.
     pub(super) fn receiving(&self, tag: Tag) -> Option<PageTarget<L>> {
         let load = self.load(place_of(tag))?;

@@ -126,6 +126,14 @@
 //! - When a whole replica has failed by its own fault, and a whole one delivers, the first falls behind: a
 //!   resync will repair it.
 //!
+//! # A replica that is there for reading only
+//!
+//! One that the other feeds may have a connection that only reads ([`Lane::attached`]). It is asked for loads as if it
+//! were whole, after the other one and before an unconnected one, and answers them in vain unless it proves first that
+//! it has come far enough: see `lane_reader.rs`. To stores, frees and refills it is not connected. That it fails says
+//! nothing, and what the other one fails to give meanwhile leaves nobody behind. What waits for it leaves it when its
+//! connection goes.
+//!
 //! # The life of a refill
 //!
 //! A cluster for which a replica is behind becomes whole again while stores, loads and frees go on
@@ -175,6 +183,7 @@ mod asks;
 mod copies;
 mod lane;
 mod lane_io;
+mod lane_reader;
 mod lane_refill;
 mod loads;
 mod ops;

@@ -23,6 +23,19 @@ pub struct Stream<S, L, OB, LB> {
     loads: Loads<L, LB>,
     /// How many operations and loads may be sent and unanswered; `None` while there is no connection.
     window: Option<usize>,
+    /// What the connection is for.
+    purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// Stores, frees and loads.
+    All,
+    /// Loads only.
+    Loads,
+    /// The answers to loads that were asked before.
+    Answers,
 }
 
 impl<S, L, OB, LB> Stream<S, L, OB, LB>
@@ -41,6 +54,7 @@ where
             ops: Ops::new(ops),
             loads: Loads::new(loads),
             window: None,
+            purpose: Purpose::All,
         }
     }
 
@@ -55,11 +69,36 @@ where
         self.window = Some(usize::try_from(window.max(1)).unwrap_or(usize::MAX));
     }
 
+    /// The handshake of a connection that only reads is done: loads are sent on it, each behind a REACH. Stores and frees
+    /// wait for another connection.
+    pub(super) fn attached(&mut self, window: u32) {
+        self.connected(window);
+        self.purpose = Purpose::Loads;
+    }
+
+    /// Whether there is a connection that only reads.
+    pub(super) fn is_attached(&self) -> bool {
+        self.purpose != Purpose::All
+    }
+
+    /// Nothing more is to be asked on a connection that only reads.
+    pub(super) fn dismiss(&mut self) {
+        if self.is_attached() {
+            self.purpose = Purpose::Answers;
+        }
+    }
+
+    /// Whether loads may be asked on a connection that only reads.
+    pub(super) fn is_asked(&self) -> bool {
+        self.purpose == Purpose::Loads
+    }
+
     /// The connection is gone. Nothing completes; all waits to be sent again.
     ///
     /// Nobody may be between [`Stream::page`] and [`Stream::page_done`].
     pub fn disconnected(&mut self) {
         self.window = None;
+        self.purpose = Purpose::All;
         self.ops.rewind();
         self.loads.rewind();
     }
@@ -146,8 +185,8 @@ where
         crc: impl FnOnce(Slot, &[u8]) -> u32,
     ) -> Option<Outgoing<S>> {
         if self.load_may_go() {
-            let header = self.loads.send_next()?.encode();
-            return Some(Outgoing::Load { header });
+            let load = self.loads.send_next()?;
+            return Some(self.load_message(load));
         }
         if !self.op_may_go() {
             return None;
@@ -184,6 +223,20 @@ where
         })
     }
 
+    fn load_message(&self, load: Message) -> Outgoing<S> {
+        let header = load.encode();
+        match load {
+            Message::Load { tag, .. } if self.is_attached() => {
+                let mut headers = [0; 2 * HEADER_LEN];
+                let (first, second) = headers.split_at_mut(HEADER_LEN);
+                first.copy_from_slice(&Message::Reach { tag }.encode());
+                second.copy_from_slice(&header);
+                Outgoing::Read { headers }
+            }
+            _ => Outgoing::Load { header },
+        }
+    }
+
     /// Whether [`Stream::next`] has a message now.
     pub fn has_output(&self) -> bool {
         self.load_may_go() || self.op_may_go()
@@ -205,7 +258,7 @@ where
     }
 
     fn op_may_go(&self) -> bool {
-        self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
+        !self.is_attached() && self.ops.queued() > 0 && self.window_has_room(self.ops.unanswered())
     }
 
     /// Whether one more may be sent of a kind of which `own` are unanswered.
@@ -250,9 +303,14 @@ where
         self.loads.receiving(tag)
     }
 
+    /// Whose load was sent under this tag, of which nothing has come yet.
+    pub(super) fn asked(&self, tag: Tag) -> Option<L> {
+        self.loads.asked(tag)
+    }
+
     /// Any other message came. Calls `done` for each completion.
     ///
-    /// PONG, STATS, NOTICE and messages of later versions change nothing here.
+    /// PONG, STATS, NOTICE, REACHED and messages of later versions change nothing here.
     ///
     /// # Errors
     ///
@@ -292,6 +350,7 @@ where
             | Message::Stats { .. }
             | Message::Notice { .. }
             | Message::Pulled { .. }
+            | Message::Reached { .. }
             | Message::Unknown { .. }
             | Message::Strange { .. } => Ok(()),
             Message::Welcome | Message::Refused { .. } => Err(Fault::Handshake),
@@ -304,6 +363,7 @@ where
             | Message::Stat { .. }
             | Message::Pull { .. }
             | Message::Attach
+            | Message::Reach { .. }
             | Message::Bye => Err(Fault::Unexpected),
         }
     }

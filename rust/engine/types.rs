@@ -30,6 +30,11 @@ pub enum Outgoing<S> {
         /// The header's bytes.
         header: [u8; HEADER_LEN],
     },
+    /// A REACH and a LOAD under the same tag, on a connection that only reads; no payload.
+    Read {
+        /// Both headers' bytes.
+        headers: [u8; 2 * HEADER_LEN],
+    },
     /// A STORE; the payload is the page that `token` stands for.
     Store {
         /// The header's bytes.

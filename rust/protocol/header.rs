@@ -50,8 +50,10 @@ impl Op {
     pub const BYE: Op = Op(7);
     /// Client: has the server fetch pages of a cluster from another one. Payload: [`Pull`].
     pub const PULL: Op = Op(8);
-    /// Client, which is a server that pulls: opens a connection that only reads a region. Payload: [`Hello`].
+    /// Client, or a server that pulls for it: opens a connection that only reads a region. Payload: [`Hello`].
     pub const ATTACH: Op = Op(9);
+    /// Client: asks how far the stream has come.
+    pub const REACH: Op = Op(10);
     /// Server: the session stands. Payload: [`Welcome`].
     pub const WELCOME: Op = Op(0x81);
     /// Server: the session is refused. Payload: the reason in UTF-8. The connection is closed.
@@ -74,6 +76,8 @@ impl Op {
     pub const UNKNOWN: Op = Op(0x8a);
     /// Server: a PULL has ended.
     pub const PULLED: Op = Op(0x8b);
+    /// Server: the answer to a REACH.
+    pub const REACHED: Op = Op(0x8c);
 }
 
 /// A message, but for its payload.
@@ -112,6 +116,9 @@ pub enum Message {
         crc: u32,
     },
     Attach,
+    Reach {
+        tag: Tag,
+    },
     Welcome,
     Refused {
         status: Status,
@@ -154,6 +161,11 @@ pub enum Message {
         tag: Tag,
         slot: Slot,
         status: Option<Status>,
+    },
+    /// Every operation of the stream up to this number is done here, but for those that were refused.
+    Reached {
+        tag: Tag,
+        seq: Seq,
     },
     /// An operation that this version does not know: skip `len` bytes; a server answers UNKNOWN.
     Strange {
@@ -319,6 +331,10 @@ impl Message {
                 len: HELLO_LEN,
                 ..new(Op::ATTACH)
             },
+            Message::Reach { tag } => Header {
+                id: tag.0,
+                ..new(Op::REACH)
+            },
             Message::Welcome => Header {
                 len: WELCOME_LEN,
                 ..new(Op::WELCOME)
@@ -375,6 +391,11 @@ impl Message {
                 aux: status.map_or(0, Status::code),
                 ..new(Op::PULLED)
             },
+            Message::Reached { tag, seq } => Header {
+                id: tag.0,
+                slot: seq.0,
+                ..new(Op::REACHED)
+            },
             Message::Strange { tag, op, len } => Header {
                 len,
                 id: tag.0,
@@ -420,6 +441,7 @@ impl Message {
                 crc: h.crc,
             },
             (Sender::Client, Op::ATTACH) => Message::Attach,
+            (Sender::Client, Op::REACH) => Message::Reach { tag },
             (Sender::Server, Op::WELCOME) => Message::Welcome,
             (Sender::Server, Op::REFUSED) => Message::Refused { status, len: h.len },
             (Sender::Server, Op::PAGE) => Message::Page {
@@ -444,6 +466,10 @@ impl Message {
                 tag,
                 slot,
                 status: (h.aux != 0).then_some(status),
+            },
+            (Sender::Server, Op::REACHED) => Message::Reached {
+                tag,
+                seq: Seq(h.slot),
             },
             (_, op) => Message::Strange {
                 tag,

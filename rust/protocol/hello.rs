@@ -94,7 +94,7 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest.
     pub version_max: u16,
-    /// Options that the client would like: [`Hello::FORWARD`], or none.
+    /// Options that the client would like: [`Hello::FORWARD`], [`Hello::MIRROR_FIRST`], or none.
     pub options: u32,
     /// The client's life.
     pub incarnation: Incarnation,
@@ -122,6 +122,15 @@ impl Hello {
     ///
     /// In a WELCOME: it does. Whoever opens the same stream at the mirror goes on where this one ended.
     pub const FORWARD: u32 = 1;
+
+    /// An option beside [`Hello::FORWARD`]: the client would like to read at the mirror.
+    ///
+    /// In a WELCOME: this stream is forwarded, and nothing is acknowledged on it as done that the mirror has refused or
+    /// not answered. So a mirror that has come as far as the client was acknowledged (see [`Op::REACH`]) has the newest
+    /// page of every slot.
+    ///
+    /// [`Op::REACH`]: super::Op::REACH
+    pub const MIRROR_FIRST: u32 = 2;
 
     /// The payload's bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {

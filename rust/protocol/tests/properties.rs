@@ -40,7 +40,7 @@ mod properties {
             let count = count.min(512 - u16::try_from(index).unwrap());
             (Slot((cluster / 512 * 512) | index), count)
         });
-        (0..21_u8, fields, run, 0..=MAX_PAYLOAD, any::<u16>()).prop_map(
+        (0..23_u8, fields, run, 0..=MAX_PAYLOAD, any::<u16>()).prop_map(
             |(kind, (id, slot, crc, code), (first, count), len, op)| {
                 let (seq, tag, slot) = (Seq(id), Tag(id), Slot(slot));
                 let status = Status::from_code(code);
@@ -89,6 +89,8 @@ mod properties {
                         let status = (code != 0).then_some(status);
                         (Server, Message::Pulled { tag, slot, status })
                     }
+                    20 => (Client, Message::Reach { tag }),
+                    21 => (Server, Message::Reached { tag, seq }),
                     _ => (
                         Client,
                         Message::Strange {

@@ -215,7 +215,16 @@ fn mirror(sample: &module::Sample) -> Option<String> {
     let forwarded = number("mirror_forwarded") > 0;
     let mut text = format!("primary {primary}, mirror {address}\n");
     if forwarded {
-        text.push_str("the primary forwards to the mirror, which needs no links from here\n");
+        let states = sample.0.iter().filter(|(key, _)| {
+            let rest = key.strip_prefix("mirror_link.");
+            rest.is_some_and(|rest| rest.ends_with(".state"))
+        });
+        let (read, all) = states.fold((0, 0), |(read, all), (_, state)| {
+            (read + usize::from(plain(state) == "reads"), all + 1)
+        });
+        text.push_str(&format!(
+            "the primary forwards to the mirror; {read} of {all} links from here can read there, too\n"
+        ));
     }
     if number("mirror_strict") > 0 {
         text.push_str("mirror_strict: no page is stored that only one of them would hold\n");

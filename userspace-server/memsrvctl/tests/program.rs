@@ -256,7 +256,13 @@ mod program {
             .replace("strict 0", "strict 0\nmirror_forwarded 1")
             .replace("mirror_link.0.state up", "mirror_link.0.state down");
         shown(&forwarded)
-            .stdout(contains("the primary forwards to the mirror"))
+            .stdout(contains(
+                "forwards to the mirror; 0 of 2 links from here can read",
+            ))
+            .stdout(contains("links are up").not());
+        let read = forwarded.replace("mirror_link.0.state down", "mirror_link.0.state reads");
+        shown(&read)
+            .stdout(contains("1 of 2 links from here can read there, too"))
             .stdout(contains("links are up").not());
     }
 

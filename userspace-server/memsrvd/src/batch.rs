@@ -33,6 +33,7 @@ fn reads(message: Message) -> bool {
         message,
         Message::Load { .. }
             | Message::Ping { .. }
+            | Message::Reach { .. }
             | Message::Stat { .. }
             | Message::Strange { .. }
     )
@@ -123,6 +124,10 @@ impl Batch<'_> {
                 }
                 Message::Pull { tag, slot, crc } => self.pull(tag, slot, crc, payload)?,
                 Message::Ping { tag } => self.answer(Message::Pong { tag }),
+                Message::Reach { tag } => {
+                    let seq = self.reached();
+                    self.answer(Message::Reached { tag, seq });
+                }
                 Message::Stat { tag } => return Ok(Paused::Stat(tag)),
                 Message::Bye => return Err(End::Bye),
                 Message::Strange { tag, op, .. } => self.answer(Message::Unknown { tag, op }),
@@ -161,6 +166,15 @@ impl Batch<'_> {
 
     fn answer(&mut self, message: Message) {
         self.output.extend_from_slice(&message.encode());
+    }
+
+    /// How far the stream has come; for who only reads, the one that his ATTACH named. What is told of as done can be
+    /// read by now.
+    fn reached(&self) -> Seq {
+        match &self.stream {
+            Some(stream) => stream.executed.max(*self.last),
+            None => self.at.followed(),
+        }
     }
 
     /// The stream's number; who only reads changes nothing.

@@ -134,6 +134,8 @@ pub struct Attachment {
     pub life: Arc<Life>,
     /// Which of its streams; `None`: it only reads.
     pub stream: Option<usize>,
+    /// Whose REACH it may ask, if it only reads.
+    pub follows: usize,
     /// The connection's number, compared with the stream's owner.
     pub id: u64,
     /// Whose it is, for log lines.
@@ -143,6 +145,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// The highest number that was executed on the stream that it follows.
+    pub fn followed(&self) -> Seq {
+        let stream = self.life.streams.get(self.follows);
+        stream.map_or(Seq(0), |stream| lock(stream).executed)
+    }
+
     /// The stream, locked, if it is this connection's still.
     pub fn own(&self) -> Option<MutexGuard<'_, Stream>> {
         let stream = lock(self.life.streams.get(self.stream?)?);
@@ -403,6 +411,7 @@ impl Shared {
         let attachment = Attachment {
             life,
             stream: Some(stream),
+            follows: stream,
             id,
             client: hello.client,
             region: hello.region,

@@ -329,7 +329,7 @@ impl Session {
         let hello = self.decode(payload)?;
         let (attachment, welcome) = self.shared.attach_reader(&hello, &self.peer)?;
         tracing::debug!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
-            "another server reads");
+            "a connection that only reads");
         output.extend_from_slice(&Message::Welcome.encode());
         output.extend_from_slice(&welcome.encode());
         self.state = State::Open(attachment);
@@ -478,6 +478,7 @@ pub(crate) fn op_name(message: Message) -> &'static str {
         Message::Bye => "BYE",
         Message::Pull { .. } => "PULL",
         Message::Attach => "ATTACH",
+        Message::Reach { .. } => "REACH",
         _ => "a message",
     }
 }

@@ -9,15 +9,19 @@ use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::losses::ended_by_loss;
 use super::mirror::{end, mirror_pages, settled, verify_while, whole};
-use crate::guest::{module, poll, Guest, Swap};
+use crate::guest::{module, poll, vm, Guest, Swap};
 
 /// Both servers, of which the first forwards; swap on the first disk; the module, which is told of the first.
 fn begin(guest: &mut Guest, ack: &str) -> Result<Swap> {
+    begin_with(guest, ack, "")
+}
+
+fn begin_with(guest: &mut Guest, ack: &str, parameters: &str) -> Result<Swap> {
     guest.host.mirror(|host| host.start_server(ROOMY))?;
     let forwards = ["--mirror", MIRROR_ADDRESS, "--mirror-ack", ack];
     guest.host.start_server_with(ROOMY, &forwards)?;
     let disk = Swap::on(0, 10)?;
-    guest.insmod("")?;
+    guest.insmod(parameters)?;
     ensure!(
         guest.stat("mirror_forwarded")? == 1,
         "the module does not know that the server forwards"
@@ -60,6 +64,58 @@ pub fn both(guest: &mut Guest) -> Result<()> {
         guest.stat("mirror_forwarded")? == 1,
         "the server does not forward any more"
     );
+    end(guest, &disk, true, true)
+}
+
+/// How long the longest load took, in microseconds, up to the next power of two.
+fn longest_load_us() -> Result<u64> {
+    let buckets = module::text("load_us_log2")?;
+    let counts: Vec<&str> = buckets.split_ascii_whitespace().collect();
+    let used = counts.iter().rposition(|count| *count != "0");
+    Ok(used.map_or(0, |bucket| 1 << bucket))
+}
+
+/// Waits until all of the mirror's links are so.
+fn mirror_links_are(state: &str) -> Result<()> {
+    poll("the mirror's links", Duration::from_secs(60), || {
+        let is = |number: u32| -> Result<bool> {
+            Ok(module::text(&format!("mirror_link.{number}.state"))? == state)
+        };
+        Ok(is(0)? && is(1)?)
+    })
+}
+
+/// The server stands still while its pages are read: its mirror is asked, too, and nobody waits until the server is
+/// given up. Nothing is stored meanwhile, so that nothing has changed when it goes on.
+pub fn slow(guest: &mut Guest) -> Result<()> {
+    const SILENCE_MS: u64 = 60_000;
+    let parameters = format!("hedge_ms=50 silence_ms={SILENCE_MS} store_ms=600000");
+    let disk = begin_with(guest, "after", &parameters)?;
+    mirror_links_are("reads")?;
+    let (_cgroup, mut filler) = evicted(guest, "forwarded-slow", small(64, 89))?;
+    settled(guest)?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    guest.host.pause_server()?;
+    filler.verify()?;
+    let (hedged, longest) = (guest.stat("hedged_loads")?, longest_load_us()?);
+    ensure!(hedged > 0, "no load was asked of the mirror, too");
+    ensure!(
+        longest < SILENCE_MS * 1000 / 4,
+        "a load took up to {longest} us"
+    );
+    guest.figures.insert("hedged_loads".to_owned(), hedged);
+    guest.figures.insert("longest_load_us".to_owned(), longest);
+    guest.host.resume_server()?;
+    filler.verify()?;
+    ensure!(
+        guest.stat("mirror_forwarded")? == 1 && module::text("server")?.starts_with(HOST_ADDRESS),
+        "the module has gone over"
+    );
+    for key in ["degraded", "reconnects", "failovers"] {
+        let value = guest.stat(key)?;
+        ensure!(value == 0, "{key} is {value}");
+    }
+    filler.end()?;
     end(guest, &disk, true, true)
 }
 
@@ -164,6 +220,13 @@ pub fn late(guest: &mut Guest) -> Result<()> {
 /// no older page is taken for it.
 pub fn before(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, "before")?;
+    for number in 0..2 {
+        let state = module::text(&format!("mirror_link.{number}.state"))?;
+        ensure!(
+            state == "down",
+            "mirror link {number} is {state}, though the mirror may lack what is acknowledged"
+        );
+    }
     let spec = small(PAGES, 87);
     let (cgroup, mut filler) = filled(guest, "forwarded-before", 16, spec)?;
     filler.perform("rewrite")?;

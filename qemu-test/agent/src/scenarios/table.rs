@@ -300,6 +300,11 @@ pub const ALL: &[Entry] = &[
         forwarded::killed,
     ),
     Entry::new(
+        "forwarded-slow",
+        "it stands still while its pages are read: the mirror is asked, too",
+        forwarded::slow,
+    ),
+    Entry::new(
         "forwarded-storing",
         "it dies while pages are stored",
         forwarded::killed_storing,

@@ -4,7 +4,7 @@
 
 use super::twin::Twin;
 use memsrv_engine::{Completion, Fault, Outgoing};
-use memsrv_protocol::{FreeMask, Message, Sender, Seq, Slot, Tag};
+use memsrv_protocol::{FreeMask, Message, Sender, Seq, Slot, Tag, HEADER_LEN};
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 
 /// How many cases, unless PROPTEST_CASES says otherwise. A case that fails prints its seed and leaves it in
@@ -47,10 +47,23 @@ pub fn drain(stream: &mut TestStream) -> Vec<Message> {
 }
 
 pub fn decode(out: &Outgoing<u32>) -> Message {
-    let (Outgoing::Load { header }
-    | Outgoing::Store { header, .. }
-    | Outgoing::Free { header, .. }) = out;
-    Message::decode(header, Sender::Client).expect("the engine sends only valid headers")
+    let decode = |header: &[u8; HEADER_LEN]| {
+        Message::decode(header, Sender::Client).expect("the engine sends only valid headers")
+    };
+    match out {
+        Outgoing::Load { header }
+        | Outgoing::Store { header, .. }
+        | Outgoing::Free { header, .. } => decode(header),
+        Outgoing::Read { headers } => {
+            let (reach, load) = headers.split_at(HEADER_LEN);
+            let reach = decode(reach.try_into().unwrap());
+            let load = decode(load.try_into().unwrap());
+            assert!(
+                matches!((reach, load), (Message::Reach { tag }, Message::Load { tag: same, .. }) if tag == same)
+            );
+            load
+        }
+    }
 }
 
 /// Sends what can be sent and returns the tags of the LOADs in it.

@@ -64,6 +64,23 @@ impl Bench {
         done
     }
 
+    /// The replica is there for reading only, and fed by the other: behind, to the driver.
+    pub fn attach(&mut self, replica: Replica) -> Vec<Done> {
+        self.book.set(replica, 0, Behind);
+        let mut done = Vec::new();
+        let take = &mut |d| done.push(d);
+        self.lane
+            .attached(replica, LARGE, &self.book, self.now_ms, take);
+        done
+    }
+
+    /// The replica says that it has come so far, before it answers the LOAD with that tag.
+    pub fn reached(&mut self, replica: Replica, tag: Tag, seq: u64) {
+        let seq = Seq(seq);
+        let done = self.answer(replica, Message::Reached { tag, seq });
+        assert_eq!(done, Ok(vec![]));
+    }
+
     pub fn disconnect(&mut self, replica: Replica) -> Vec<Done> {
         let mut done = Vec::new();
         self.lane

@@ -11,11 +11,15 @@ mod hostile;
 #[cfg(test)]
 mod lane_common;
 #[cfg(test)]
+mod lane_follow;
+#[cfg(test)]
 mod lane_hedge;
 #[cfg(test)]
 mod lane_loads;
 #[cfg(test)]
 mod lane_property;
+#[cfg(test)]
+mod lane_reader;
 #[cfg(test)]
 mod lane_refill;
 #[cfg(test)]

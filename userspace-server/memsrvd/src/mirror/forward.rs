@@ -136,6 +136,11 @@ impl Forward {
         matches!(self.phase, Phase::Asking(_) | Phase::Answered(_))
     }
 
+    /// Whether the client is acknowledged only what the mirror has done.
+    pub fn is_first(&self) -> bool {
+        self.ack == MirrorAck::After
+    }
+
     /// Whether operations are forwarded.
     pub fn is_on(&self) -> bool {
         matches!(self.phase, Phase::On)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Connections that only read a life: those of a server that pulls (ATTACH).
+//! Connections that only read a life (ATTACH): those of a server that pulls, and of a client that another server
+//! forwards for.
 //!
 //! They own no stream, fence nobody, and do not keep a newer life of the client out. They are closed when
 //! the life ends.
@@ -8,7 +9,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use memsrv_protocol::{Hello, Seq, Status, Welcome};
+use memsrv_protocol::{Hello, Instance, Status, Welcome};
 
 use super::{refused, Attachment, Life, Peer, Refused, Shared, WINDOW};
 use crate::arena::{lock, Arena};
@@ -25,7 +26,7 @@ impl Life {
 }
 
 impl Shared {
-    /// Lets a connection of another server read the pages of a life that is there.
+    /// Lets a connection read the pages of a life that is there.
     ///
     /// # Errors
     ///
@@ -45,7 +46,8 @@ impl Shared {
             );
             return Err(refused(Status::NotFound, text));
         };
-        if hello.instance != self.instance {
+        // Who names none has other ways to know whether the pages are what he is after.
+        if hello.instance != Instance::default() && hello.instance != self.instance {
             let text = "the server has started anew since";
             return Err(refused(Status::Stale, text));
         }
@@ -55,6 +57,7 @@ impl Shared {
         let attachment = Attachment {
             life: life.clone(),
             stream: None,
+            follows: usize::from(hello.stream),
             id,
             client: hello.client,
             region: hello.region,
@@ -66,7 +69,7 @@ impl Shared {
             instance: self.instance,
             granted: 0,
             stored: attachment.life.table.pages(),
-            executed: Seq(0),
+            executed: attachment.followed(),
             window: WINDOW,
             mirror: None,
         };

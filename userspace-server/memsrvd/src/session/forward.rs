@@ -138,6 +138,9 @@ impl Session {
                 welcome.executed = executed.min(theirs.executed);
                 welcome.granted = welcome.granted.min(theirs.granted);
                 welcome.options |= Hello::FORWARD;
+                if self.forward.is_first() {
+                    welcome.options |= hello.options & Hello::MIRROR_FIRST;
+                }
                 self.forward.start(&theirs, Streaming::new(&self.shared));
             }
             Err(reason) => {

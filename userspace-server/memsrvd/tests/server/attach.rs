@@ -2,7 +2,7 @@
 
 //! ATTACH: what a server that pulls can do on another one, and what it cannot.
 
-use crate::source::instance;
+use crate::source::{instance, mask};
 use crate::support::*;
 use memsrv_protocol::*;
 
@@ -32,7 +32,7 @@ fn it_reads_what_the_client_has_stored() {
     client.store(5, &page(5));
     let (mut reader, welcome) = attached(&server, "a", 1);
     assert_eq!((welcome.granted, welcome.stored), (0, 1));
-    assert_eq!((welcome.executed, welcome.version), (Seq(0), VERSION));
+    assert_eq!((welcome.executed, welcome.version), (Seq(1), VERSION));
     assert_eq!(welcome.instance, instance(&server));
     assert!(welcome.window >= 16);
     assert_eq!(reader.load(5).unwrap(), page(5));
@@ -57,6 +57,64 @@ fn it_reads_what_the_client_has_stored() {
     assert!((0..)
         .zip(&all)
         .all(|(n, found)| found.as_deref() == Some(&page(n)[..])));
+}
+
+impl Client {
+    /// How far the stream has come.
+    fn reach(&mut self) -> u64 {
+        self.send(&Message::Reach { tag: Tag(31) }.encode());
+        match self.receive().0 {
+            Message::Reached { tag: Tag(31), seq } => seq.0,
+            other => panic!("{other:?} to a REACH"),
+        }
+    }
+}
+
+/// Whoever follows a stream knows which of its stores can be read: the answer stands before theirs.
+#[test]
+fn it_says_how_far_the_stream_has_come_that_it_names() {
+    let server = Server::start(&[]);
+    let stream = |number, issued| Hello {
+        stream: number,
+        streams: 3,
+        issued: Seq(issued),
+        ..hello("a", 1)
+    };
+    let mut client = server.connect();
+    client.welcome(&stream(2, 0));
+    let reader = |number: u16| {
+        let mut reader = server.connect();
+        // Whatever life it is.
+        let hello = stream(number, 0);
+        reader.send(&[&Message::Attach.encode()[..], &hello.encode()].concat());
+        let welcome = reader.welcomed();
+        assert_eq!(welcome.instance, instance(&server));
+        (reader, welcome.executed.0)
+    };
+    let (mut late, executed) = reader(2);
+    assert_eq!((executed, late.reach(), client.reach()), (0, 0, 0));
+    client.seq = 40;
+    client.store(5, &page(5));
+    client.free(0, &mask([6]));
+    assert_eq!((late.reach(), client.reach()), (42, 42));
+    // Of what is refused the number counts, too.
+    let mut damaged = store_bytes(50, 5, &page(6));
+    damaged[HEADER_LEN] ^= 1;
+    client.send(&damaged);
+    client.seq = 50;
+    assert_eq!(client.acknowledged().unwrap_err(), Status::BadChecksum);
+    assert_eq!(late.reach(), 50);
+    assert_eq!(reader(2).1, 50);
+    // Streams are told apart, and it stays when nobody has the stream.
+    assert_eq!(reader(0).1, 0);
+    drop(client);
+    assert_eq!(late.reach(), 50);
+    let (mut other, _) = reader(1);
+    assert_eq!(other.reach(), 0);
+    // Nothing but a session answers it.
+    let mut nobody = server.connect();
+    nobody.send(&Message::Reach { tag: Tag(1) }.encode());
+    nobody.refused(Status::BadRequest);
 }
 
 #[test]
@@ -98,7 +156,7 @@ fn who_does_not_know_the_life_is_shown_nothing() {
         ("a", 2, own, Status::NotFound),
         ("b", 1, own, Status::NotFound),
         ("a", 1, Instance([9; 16]), Status::Stale),
-        ("a", 1, Instance::default(), Status::Stale),
+        ("a", 2, Instance::default(), Status::NotFound),
     ] {
         let mut reader = server.connect();
         reader.send(&attach_bytes(name, life, instance));
@@ -108,7 +166,7 @@ fn who_does_not_know_the_life_is_shown_nothing() {
     assert_eq!(report.regions.len(), 1, "it makes no region");
     assert_eq!(
         (report.refused["not_found"], report.refused["stale"]),
-        (2, 2)
+        (3, 1)
     );
     // Another client's pages are not those of the one it named.
     server.session("b", 1).store(5, &page(55));

@@ -223,6 +223,42 @@ fn who_does_not_ask_is_not_forwarded() {
     assert_eq!((welcome.mirror, welcome.options), (None, 0));
 }
 
+/// It is promised only where it is so.
+#[test]
+fn who_asks_is_told_whether_the_mirror_is_first() {
+    let mirror = Server::start(&[]);
+    let both = Hello {
+        options: Hello::FORWARD | Hello::MIRROR_FIRST | 0x80,
+        ..forward_hello("a", 1, 0)
+    };
+    for (client, arguments, options, expected) in [
+        ("a", &[][..], both.options, 3),
+        ("b", &["--mirror-ack", "after"], both.options, 3),
+        ("c", &["--mirror-ack", "before"], both.options, 1),
+        ("d", &[], Hello::FORWARD, 1),
+        ("e", &[], Hello::MIRROR_FIRST, 0),
+    ] {
+        let server = primary(mirror.address, arguments);
+        let hello = Hello {
+            options,
+            client: Name::new(client.as_bytes()).unwrap(),
+            ..both
+        };
+        assert_eq!(
+            server.connect().welcome(&hello).options,
+            expected,
+            "{client}"
+        );
+    }
+    // Nor without a mirror, or while it is away.
+    let plain = Server::start(&[]);
+    assert_eq!(plain.connect().welcome(&both).options, 0);
+    let away = mirror.address;
+    drop(mirror);
+    let server = primary(away, &[]);
+    assert_eq!(server.connect().welcome(&both).options, 0);
+}
+
 #[test]
 fn a_client_goes_on_at_the_mirror() {
     let mirror = Server::start(&[]);

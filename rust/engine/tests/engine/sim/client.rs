@@ -186,6 +186,7 @@ impl Client {
         assert_eq!(out.is_some(), had_output);
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
+            Some(Outgoing::Read { headers }) => up.extend(headers),
             Some(Outgoing::Store { header, token }) => {
                 up.extend(header);
                 up.extend(page_of(self.stores[&token].1));

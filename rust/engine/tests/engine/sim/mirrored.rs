@@ -103,6 +103,8 @@ pub struct Mirrored {
     pub failed: Vec<Failed>,
     /// The life of each server, as its last handshake told.
     lives: [u8; 2],
+    /// Whether the primary is not known to acknowledge without the mirror, which it feeds.
+    pub followed: bool,
 }
 
 impl Mirrored {
@@ -124,6 +126,7 @@ impl Mirrored {
             counts: Counts::default(),
             failed: Vec::new(),
             lives: [0; 2],
+            followed: true,
         }
     }
 
@@ -202,13 +205,16 @@ impl Mirrored {
 
     /// What the module's worker does with flagged clusters.
     pub fn free_flagged(&mut self) {
-        for replica in Replica::BOTH {
-            let lane = &mut self.lane;
-            self.flagged[place(replica)].retain(|cluster| {
-                let slot = Slot(cluster * u64::from(CLUSTER_SLOTS));
-                lane.free(replica, slot).is_err()
-            });
-        }
+        Replica::BOTH.map(|replica| self.free_on(replica));
+    }
+
+    /// The same for one server.
+    pub fn free_on(&mut self, replica: Replica) {
+        let lane = &mut self.lane;
+        self.flagged[place(replica)].retain(|cluster| {
+            let slot = Slot(cluster * u64::from(CLUSTER_SLOTS));
+            lane.free(replica, slot).is_err()
+        });
     }
 
     pub fn hedge(&mut self, age_ms: u64) {
@@ -261,6 +267,7 @@ impl Mirrored {
         assert_eq!(out.is_some(), had_output);
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
+            Some(Outgoing::Read { headers }) => up.extend(headers),
             Some(Outgoing::Store { header, token }) => {
                 up.extend(header);
                 up.extend(page_of(self.stores[&token].1));
@@ -309,6 +316,7 @@ impl Mirrored {
     fn event(&mut self, replica: Replica, event: Event) {
         let mut done = Vec::new();
         match event {
+            Event::Message(Message::Notice { .. }) => self.alone(),
             Event::Message(message) => {
                 let take = &mut |d| done.push(d);
                 self.lane
@@ -359,6 +367,21 @@ impl Mirrored {
         let take = &mut |d| done.push(d);
         self.lane
             .connected(replica, window, &*self.book, self.now_ms, take);
+        self.complete(done);
+    }
+
+    /// The primary acknowledges alone from now on.
+    pub fn alone(&mut self) {
+        self.followed = false;
+        self.lane.dismiss(Replica::Mirror);
+    }
+
+    /// The replica is there for reading only.
+    pub fn attached(&mut self, replica: Replica) {
+        let mut done = Vec::new();
+        let take = &mut |d| done.push(d);
+        self.lane
+            .attached(replica, 64, &*self.book, self.now_ms, take);
         self.complete(done);
     }
 

@@ -39,6 +39,10 @@ pub struct Server {
     pub damage_next: bool,
     pub window: usize,
     pub pulls: Pulls,
+    /// What it has done, in bytes for its mirror.
+    pub forwarded: Pipe,
+    /// The stream whose connections only read, and follow stream 0.
+    pub reader: Option<usize>,
     sessions: Vec<Session>,
 }
 
@@ -52,6 +56,8 @@ impl Server {
             damage_next: false,
             window,
             pulls: Pulls::default(),
+            forwarded: Pipe::new(),
+            reader: None,
             sessions: (0..streams).map(|_| Session::default()).collect(),
         }
     }
@@ -62,6 +68,15 @@ impl Server {
         let session = &mut self.sessions[stream];
         let executed = session.executed;
         *session = Session {
+            executed,
+            ..Session::default()
+        };
+    }
+
+    /// It has only these pages from now on, and has executed so much of stream 0.
+    pub fn set_back(&mut self, pages: BTreeMap<u64, Vec<u8>>, executed: Seq) {
+        self.pages = pages;
+        self.sessions[0] = Session {
             executed,
             ..Session::default()
         };
@@ -99,7 +114,17 @@ impl Server {
     }
 
     fn execute(&mut self, stream: usize, message: Message, payload: &[u8], down: &mut Pipe) {
+        if self.reader == Some(stream) {
+            assert!(
+                matches!(message, Message::Reach { .. } | Message::Load { .. }),
+                "{message:?} to who only reads"
+            );
+        }
         match message {
+            Message::Reach { tag } => {
+                let seq = self.executed(0);
+                down.extend(Message::Reached { tag, seq }.encode());
+            }
             Message::Store {
                 seq,
                 slot,
@@ -107,6 +132,8 @@ impl Server {
             } => {
                 assert_eq!(sum, crc(slot, payload), "a STORE's checksum");
                 self.next_number(stream, seq);
+                self.forwarded.extend(message.encode());
+                self.forwarded.extend(payload);
                 if let Some(status) = self.store(slot, payload) {
                     down.extend(Message::Nak { seq, status }.encode());
                     self.sessions[stream].unanswered -= 1;
@@ -119,6 +146,8 @@ impl Server {
             } => {
                 assert_eq!(sum, crc(slot, payload), "a FREE's checksum");
                 self.next_number(stream, seq);
+                self.forwarded.extend(message.encode());
+                self.forwarded.extend(payload);
                 for index in FreeMask(payload.try_into().unwrap()).indices() {
                     let slot = slot.0 + u64::try_from(index).unwrap();
                     self.pages.remove(&slot);
@@ -196,15 +225,18 @@ impl Server {
 
     /// Acknowledges all that was executed.
     pub fn acknowledge(&mut self, stream: usize, down: &mut Pipe) {
+        self.acknowledge_up_to(stream, Seq(u64::MAX), down);
+    }
+
+    /// Acknowledges what was executed, but nothing above that number.
+    pub fn acknowledge_up_to(&mut self, stream: usize, limit: Seq, down: &mut Pipe) {
         let session = &mut self.sessions[stream];
-        if session.executed_here > Seq(0) {
-            down.extend(
-                Message::Ack {
-                    seq: session.executed_here,
-                }
-                .encode(),
-            );
-            session.unanswered = 0;
+        let seq = session.executed_here.min(limit);
+        if seq > Seq(0) {
+            down.extend(Message::Ack { seq }.encode());
+            if seq == session.executed_here {
+                session.unanswered = 0;
+            }
         }
     }
 
