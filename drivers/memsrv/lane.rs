@@ -80,7 +80,7 @@ pub(crate) struct State {
     pub(crate) streams: Streams,
     pub(crate) table: Table,
     /// What nobody has asked for yet; the places are those of the lane's `ahead_pages`.
-    pub(crate) ahead: Ahead<KVVec<AheadSlot<u32>>>,
+    pub(crate) ahead: KBox<Ahead<KVVec<AheadSlot<u32>>>>,
     /// The primary's connection was lost, and no load has come from the one that goes on in its place since: which
     /// that is.
     pub(crate) failing_over: Option<Replica>,
@@ -125,6 +125,7 @@ fn filled<T: Copy>(item: T, n: usize) -> Result<KVVec<T>> {
     Ok(items)
 }
 
+#[inline(never)]
 fn streams(shared: &Shared) -> Result<Streams> {
     let copies = usize::try_from(shared.pool.size())?;
     // A load that was asked twice keeps its entry until both servers have answered.
@@ -159,6 +160,10 @@ fn tail(copies: u32) -> Result<Tail<KVVec<Slot>>> {
 
 impl Lane {
     /// Lane `number`, not connected.
+    ///
+    /// Not inlined, and what is large in a lane has memory of its own: of what is moved into its place several
+    /// copies stand on the stack, of which insmod has no more than others.
+    #[inline(never)]
     pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
         let flights = match shared.config.through {
             true => Some(Flights::new(shared.clone())?),
@@ -393,7 +398,7 @@ impl Lane {
         let streams = &state.streams;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         LaneReport {
-            counters: state.table.counters,
+            counters: *state.table.counters,
             stores: count(streams.stores_in_flight()),
             loads: count(streams.loads_in_flight()),
             frees: Replica::BOTH

@@ -120,6 +120,7 @@ struct Session {
 }
 
 /// Opens a session with the servers, and says what is wrong if there is none.
+#[inline(never)]
 fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
     // Where the disk has every page, the module need not stay for those that are away.
     let pin = match config.through {
