@@ -81,9 +81,7 @@ impl Guest {
             .stdin(Stdio::null())
             .stdout(errors.try_clone()?)
             .stderr(errors);
-        let mut qemu = command
-            .spawn()
-            .context("starting QEMU by setpriv")?;
+        let mut qemu = command.spawn().context("starting QEMU by setpriv")?;
         let connected = accept(&listener, &mut qemu, &qemu_log);
         let writer = match connected {
             Ok(socket) => socket,

@@ -107,7 +107,12 @@ impl Waiting {
     /// The next for who has that machine; else one of those of which there are most.
     fn next(&mut self, machine: Option<&Machine>) -> Option<Scenario> {
         let same = machine.and_then(|machine| self.0.get_mut(machine)?.pop_front());
-        same.or_else(|| self.0.values_mut().max_by_key(|group| group.len())?.pop_front())
+        same.or_else(|| {
+            self.0
+                .values_mut()
+                .max_by_key(|group| group.len())?
+                .pop_front()
+        })
     }
 }
 

@@ -17,7 +17,10 @@ pub const SECOND_TAP: &str = "tap1";
 ///
 /// It has no name and belongs to this thread and what that starts: when the last of them ends, so does it.
 pub fn enter_own_namespace() -> Result<()> {
-    #[expect(deprecated, reason = "what is unsafe about it concerns open files, not the network")]
+    #[expect(
+        deprecated,
+        reason = "what is unsafe about it concerns open files, not the network"
+    )]
     unshare(UnshareFlags::NEWNET).context("making a network namespace, which takes root")?;
     plain_congestion_control()?;
     ip(&["link", "set", "lo", "up"])?;
