@@ -25,11 +25,7 @@ impl Link {
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            options: if self.asks_to_forward() {
-                Hello::FORWARD
-            } else {
-                0
-            },
+            options: self.options(),
             incarnation: lane.shared.incarnation,
             instance,
             stream: lane.number,
@@ -60,10 +56,35 @@ impl Link {
                 if welcome.executed > hello.issued {
                     return Err(NoSession::Refused(Status::Stale));
                 }
+                self.check_options(&welcome)?;
                 Ok(welcome)
             }
             Ok(Message::Refused { status, .. }) => Err(NoSession::Refused(status)),
             _ => Err(NoSession::Stranger),
         }
+    }
+
+    fn options(&self) -> u32 {
+        let forward = if self.asks_to_forward() {
+            Hello::FORWARD
+        } else {
+            0
+        };
+        let lz4 = if self.config().lz4 { Hello::LZ4 } else { 0 };
+        forward | lz4
+    }
+
+    /// What was granted to begin with must be always: pages may be stored so.
+    fn check_options(&self, welcome: &Welcome) -> Result<(), NoSession> {
+        let Some(compression) = &self.lane.shared.compression else {
+            return Ok(());
+        };
+        if welcome.options & Hello::LZ4 == 0 {
+            if !self.is_first() {
+                return Err(NoSession::WholeOnly);
+            }
+            compression.deny();
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //! | `tx.rs` | sending | whoever asked and found the socket free, or the thread |
 //! | `rx.rs` | receiving, completing | softirq, or inside a sender |
 //! | `session.rs` | connecting, giving up, time | the thread |
+//! | `compress.rs` | what travels of a page | as asking; as receiving |
 //! | `link.rs` | one of the connections | |
 //!
 //! Locks, in order: a connection's `tx` (mutex: who sends), the socket's lock, `state` (spin lock,
@@ -21,6 +22,7 @@
 
 use super::ahead;
 use super::areas::index;
+use super::compress;
 use super::engine::{
     self, Ahead, AheadSlot, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing,
     StoreError, Tail, FREE_LIMIT,
@@ -105,6 +107,8 @@ pub(crate) struct Lane {
     pub(crate) attached: Atomic<usize>,
     /// Buffers for pages that nobody has asked for yet.
     pub(crate) ahead_pages: Buffers,
+    /// Where compressed pages are gathered.
+    pub(crate) blocks: Buffers,
     /// Loads wait here for an entry.
     #[pin]
     pub(crate) load_room: CondVar,
@@ -185,6 +189,7 @@ impl Lane {
         };
         let copies = usize::try_from(copies)?;
         let ahead_pages = Buffers::new(ahead)?;
+        let blocks = compress::blocks(shared.config.lz4)?;
         let mirror_copies = shared.config.mirror.map_or(0, |_| copies);
         Arc::pin_init(
             try_pin_init!(Self {
@@ -195,6 +200,7 @@ impl Lane {
                 own_batch: own_batch(),
                 attached: Atomic::new(0),
                 ahead_pages,
+                blocks,
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
                 primary <- Part::new(copies)?,
@@ -281,7 +287,8 @@ impl Lane {
                 }
                 return;
             };
-            let crc = pool.buffers().fill(number, folio.view(), page, slot);
+            // Before the lock: it takes a while, if it is compressed.
+            let payload = self.copy(number, folio.view(), page, slot);
             let queued = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
@@ -295,7 +302,7 @@ impl Lane {
                 let State { streams, table, .. } = state;
                 let areas = &self.shared.areas;
                 table.asked(number, slot);
-                let asked = streams.store(Slot(slot), crc, number, sys::now_ms(), areas);
+                let asked = streams.store(Slot(slot), payload, number, sys::now_ms(), areas);
                 if asked.is_err() {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }

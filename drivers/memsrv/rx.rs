@@ -13,7 +13,7 @@ use super::platform::{
     sys, //
 };
 use super::pool::Pool;
-use super::protocol::{Message, Slot, Status, Tag};
+use super::protocol::{Message, Slot, Status, Tag, PAGE_SIZE};
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
@@ -26,6 +26,8 @@ pub(crate) struct Rx {
     /// The folio that the page being received belongs to, out of the table meanwhile; none if the page is
     /// of no use any more.
     filling: Option<Filling>,
+    /// Bytes of its payload: a page's, or those of a block that it will be made of.
+    len: usize,
 }
 
 /// Why a connection is given up.
@@ -49,11 +51,12 @@ struct Filling {
 }
 
 impl Rx {
-    /// At the beginning of a connection.
-    pub(crate) fn new() -> Self {
+    /// At the beginning of a connection on which these options are on.
+    pub(crate) fn with(options: u32) -> Self {
         Self {
-            receiver: Receiver::new(),
+            receiver: Receiver::with(options),
             filling: None,
+            len: PAGE_SIZE,
         }
     }
 
@@ -94,7 +97,11 @@ impl Link {
                 Want::Header(to) => data.copy_to(to)?,
                 Want::Page { offset, len } => match rx.filling.as_mut() {
                     Some(filling) => {
-                        let page = self.lane.page_of(&mut filling.entry, filling.index);
+                        let page = if rx.len == PAGE_SIZE {
+                            self.lane.page_of(&mut filling.entry, filling.index)
+                        } else {
+                            self.lane.block(self.replica)
+                        };
                         let end = offset.saturating_add(len);
                         data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
                     }
@@ -119,8 +126,11 @@ impl Link {
 
     fn event(&self, rx: &mut Rx, event: Event) -> Result {
         let trouble = match event {
-            Event::PageHeader { tag, slot, .. } => self.page_begin(rx, tag, slot),
-            Event::PageEnd { tag, slot, crc } => self.page_end(rx, tag, slot.0, crc),
+            Event::PageHeader { tag, slot, len, .. } => {
+                rx.len = len;
+                self.page_begin(rx, tag, slot)
+            }
+            Event::PageEnd { tag, slot, crc, .. } => self.page_end(rx, tag, slot.0, crc),
             Event::Message(message) => self.message(message),
         };
         match trouble {
@@ -153,7 +163,7 @@ impl Link {
         let mut again = false;
         if let Some(filling) = filling.as_mut() {
             let page = self.lane.page_of(&mut filling.entry, filling.index);
-            if sys::crc32c(slot, page) != crc {
+            if !self.lane.unpack(self.replica, page, rx.len, slot, crc) {
                 ratelimited!(
                     pr_err,
                     "{self}: slot {slot:#x} came back damaged (checksum)\n"

@@ -24,7 +24,7 @@ use super::platform::{
     sys,
     thread::{should_stop, Bell, ThreadMain}, //
 };
-use super::protocol::{Instance, Message, Seq, Status};
+use super::protocol::{Hello, Instance, Message, Seq, Status};
 use super::refill::{Refilling, Source};
 use super::rx::Rx;
 use super::tx::Pumped;
@@ -292,7 +292,7 @@ impl Link {
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
-        let first = self.part().first.load(Relaxed) == 1;
+        let first = self.is_first();
         let busy = matches!(reason, NoSession::Refused(Status::Busy));
         let waited = sys::now_ms().saturating_sub(session.started_ms);
         session.back_off();
@@ -300,7 +300,7 @@ impl Link {
             // An earlier life of this machine may still be connected, in the server's eyes.
             return;
         }
-        let outdated = matches!(reason, NoSession::Outdated);
+        let outdated = matches!(reason, NoSession::Outdated | NoSession::WholeOnly);
         if first || (outdated && !session.told) {
             reason.log(self);
         } else if !session.told {
@@ -326,6 +326,11 @@ impl Link {
             }
         }
         self.first_ended(reason.errno().to_errno());
+    }
+
+    /// Whether it is insmod that connects.
+    pub(super) fn is_first(&self) -> bool {
+        self.part().first.load(Relaxed) == 1
     }
 
     fn first_ended(&self, errno: i32) {
@@ -387,7 +392,10 @@ impl Link {
         if !here {
             return Err(NoSession::Network(EAGAIN));
         }
-        match connection.attach(self.clone(), Rx::new()) {
+        match connection.attach(
+            self.clone(),
+            Rx::with(if self.config().lz4 { Hello::LZ4 } else { 0 }),
+        ) {
             Ok(socket) => {
                 lane.shared.if_at(self.replica, server, || {
                     part.up.store(true, Relaxed);

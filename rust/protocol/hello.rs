@@ -94,7 +94,7 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest.
     pub version_max: u16,
-    /// Options that the client would like: [`Hello::FORWARD`], or none.
+    /// Options that the client would like: [`Hello::FORWARD`], [`Hello::LZ4`].
     pub options: u32,
     /// The client's life.
     pub incarnation: Incarnation,
@@ -122,6 +122,10 @@ impl Hello {
     ///
     /// In a WELCOME: it does. Whoever opens the same stream at the mirror goes on where this one ended.
     pub const FORWARD: u32 = 1;
+
+    /// An option: the payload of a STORE or PAGE may be a page compressed with LZ4, of 1 to
+    /// [`LZ4_MAX_LEN`](super::LZ4_MAX_LEN) bytes.
+    pub const LZ4: u32 = 4;
 
     /// The payload's bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {

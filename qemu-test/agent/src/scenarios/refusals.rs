@@ -46,6 +46,7 @@ pub fn parameters(guest: &mut Guest) -> Result<()> {
         (format!("server={host} store_ms=1"), "store_ms"),
         (format!("server={host} spin_us=10001"), "spin_us"),
         (format!("server={host} disk=maybe"), "disk="),
+        (format!("server={host} compress=zip"), "compress="),
     ] {
         refused(guest, &parameters, Errno::INVAL, says)?;
     }

@@ -49,7 +49,7 @@ impl Session {
                     let ours = Hello {
                         version_min: self.shared.version,
                         version_max: self.shared.version,
-                        options: 0,
+                        options: welcome.options & Hello::LZ4,
                         instance: Default::default(),
                         ..*hello
                     };
@@ -120,6 +120,9 @@ impl Session {
         let stream = self.attachment()?.own().ok_or(End::Fenced)?;
         let (executed, released) = (stream.executed, stream.released);
         drop(stream);
+        let lz4 = welcome.options & Hello::LZ4;
+        let life = self.attachment()?.life.clone();
+        let compressed = lz4 != 0 && life.lz4.load(Ordering::Relaxed);
         let fits = answer.and_then(|theirs| {
             if theirs.version != self.shared.version {
                 Err(format!("it speaks version {}", theirs.version))
@@ -128,6 +131,8 @@ impl Session {
                     "it has executed operation {} of the stream, and the client was acknowledged {}",
                     theirs.executed.0, released.0
                 ))
+            } else if compressed && theirs.options & lz4 == 0 {
+                Err("it takes no compressed pages, and there are some".to_owned())
             } else {
                 Ok(theirs)
             }
@@ -136,6 +141,11 @@ impl Session {
             Ok(theirs) => {
                 // What it lacks the client sends again.
                 welcome.executed = executed.min(theirs.executed);
+                if theirs.options & lz4 == 0 {
+                    welcome.options &= !Hello::LZ4;
+                    let quota = &life.client.quota;
+                    welcome.granted = quota.granted(&self.shared.arena, hello.wanted, false);
+                }
                 welcome.granted = welcome.granted.min(theirs.granted);
                 welcome.options |= Hello::FORWARD;
                 self.forward.start(&theirs, Streaming::new(&self.shared));

@@ -186,7 +186,7 @@ impl Client {
         assert_eq!(out.is_some(), had_output);
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
-            Some(Outgoing::Store { header, token }) => {
+            Some(Outgoing::Store { header, token, .. }) => {
                 up.extend(header);
                 up.extend(page_of(self.stores[&token].1));
             }
@@ -245,6 +245,7 @@ impl Client {
                 tag,
                 slot,
                 crc: sum,
+                ..
             } => {
                 let (target, page) = self.page.take().expect("a page was announced");
                 let result = if crc(slot, &page) == sum {
