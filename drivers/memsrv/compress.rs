@@ -106,7 +106,7 @@ impl Lane {
         }
     }
 
-    /// Where the bytes of a block from that server are gathered.
+    /// Where the bytes of a block from that server are gathered: whoever receives from it.
     pub(crate) fn block(&self, replica: Replica) -> &mut [u8] {
         self.blocks.page_mut(number(replica))
     }

@@ -38,19 +38,21 @@ impl Lz4 {
         Ok(Self { scratch })
     }
 
-    /// Compresses a page where it is, to `most` bytes at the most (a page's at the most), and returns how many they are; `None` if they
-    /// would be more: then it is as it was. Not in interrupts.
+    /// Compresses a page where it is, to `most` bytes at the most (no more than a page's), and returns how many they
+    /// are; `None` if they would be more: then it is as it was. Not in interrupts.
     pub(crate) fn compress(&self, page: &mut [u8], most: u32) -> Option<u32> {
         if page.len() != PAGE_SIZE || usize::try_from(most).is_ok_and(|most| most > PAGE_SIZE) {
             return None;
         }
-        // SAFETY: The slice is a whole page and ours alone, the block fits into it, and `new` has seen that there is LZ4.
+        // SAFETY: The slice is a whole page and ours alone, the block fits into it, and `new` has seen that there is
+        // LZ4.
         let len =
             unsafe { bindings::memsrv_lz4_compress(self.scratch, page.as_mut_ptr().cast(), most) };
         (len > 0).then_some(len)
     }
 
-    /// Makes a page of a block; false if the block is none of a whole page: then there may be anything in it. Any context.
+    /// Makes a page of a block; false if the block is none of a whole page: then there may be anything in it. Any
+    /// context.
     pub(crate) fn decompress(&self, block: &[u8], page: &mut [u8]) -> bool {
         let Ok(len) = c_uint::try_from(block.len()) else {
             return false;

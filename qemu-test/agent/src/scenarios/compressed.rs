@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
-use qemu_test_wire::{Fake, MIRROR_ADDRESS};
+use anyhow::{ensure, Context, Result};
+use qemu_test_wire::{Fake, HOST_ADDRESS, MIRROR_ADDRESS};
+use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, small, PAGES, ROOMY};
-use super::losses::ended_by_loss;
+use super::losses::{ended_by_loss, renamed};
 use super::mirror::{self, primary_up, settled, verify_while, whole};
 use crate::guest::{module, poll, vm, Guest, Swap};
 use crate::pattern::{Contents, Spec};
@@ -256,6 +257,38 @@ fn whole_only(guest: &mut Guest, parameters: &str) -> Result<()> {
     guest.expect_server_pages(0)?;
     guest.rmmod()?;
     cgroup.remove()
+}
+
+/// A kernel without LZ4: a copy of the module looks for another name. It loads and swaps all the same, but for
+/// `compress=lz4`.
+pub fn missing(guest: &mut Guest) -> Result<()> {
+    guest.host.start_server(ROOMY)?;
+    let changed = "/tmp/memsrv.ko";
+    let image = std::fs::read(module::FILE).context("reading the module")?;
+    let image = renamed(image, b"LZ4_decompress_safe\0", b"LZ4_decompress_sxxx\0");
+    std::fs::write(changed, image).context("writing a changed module")?;
+    let mut log = vm::Log::from_now()?;
+    let ended = module::insmod_file(changed, &format!("server={HOST_ADDRESS} {LZ4}"))?;
+    ensure!(
+        matches!(ended, Err(Errno::NOENT)),
+        "insmod without LZ4: {ended:?}"
+    );
+    let lines = log.lines()?;
+    ensure!(
+        lines
+            .iter()
+            .any(|line| line.contains("needs the kernel's LZ4")),
+        "the log does not say what is missing: {lines:?}"
+    );
+    ensure!(!module::is_loaded(), "the module is there");
+    module::insmod_file(changed, &format!("server={HOST_ADDRESS}"))?
+        .context("insmod without LZ4 and without compress=")?;
+    std::fs::remove_file(changed).context("removing the changed module")?;
+    let disk = Swap::on(0, 10)?;
+    let (_cgroup, mut filler) = evicted(guest, "compressed-missing", mixed(PAGES / 4, 111))?;
+    filler.verify()?;
+    filler.end()?;
+    end(guest, &disk)
 }
 
 /// What a server says matches its checksum and is no page: the load fails, and nobody sees other bytes.

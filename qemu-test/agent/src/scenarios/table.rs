@@ -344,6 +344,11 @@ pub const ALL: &[Entry] = &[
         compressed::not_granted,
     ),
     Entry::new(
+        "compressed-missing",
+        "a kernel without LZ4",
+        compressed::missing,
+    ),
+    Entry::new(
         "compressed-rubbish",
         "blocks of the right checksum that are no page's",
         compressed::rubbish,

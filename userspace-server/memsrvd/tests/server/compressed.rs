@@ -290,23 +290,44 @@ fn what_the_mirror_does_not_take_is_not_granted() {
     assert_eq!(mirror.report().stored_pages, 1);
 }
 
+/// The mirror has all that was acknowledged, and comes back as one that takes no compressed pages.
 #[test]
 fn a_mirror_that_cannot_take_the_pages_that_there_are_is_not_forwarded_to() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("log");
-    let mirror = Server::start(&["--persist", path.to_str().unwrap()]);
+    let mirror = Mirror::new();
     let server = primary(mirror.address, &[]);
-    let mut client = session(&server, "a", 1);
-    client.store(1, &block(1, 700));
-    let issued = client.seq;
-    drop(client);
+    let answer = |options, executed| Welcome {
+        version: VERSION,
+        options,
+        instance: Instance([0x77; 16]),
+        granted: 1 << 40,
+        stored: 0,
+        executed: Seq(executed),
+        window: 4096,
+        mirror: None,
+    };
     let mut client = server.connect();
-    let welcome = client.welcome(&both(issued));
-    assert_eq!(
-        welcome.options,
-        Hello::LZ4,
-        "its own pages it can always have"
-    );
+    client.send(&hello_bytes(&both(0)));
+    let mut fed = mirror.accept();
+    assert_eq!(fed.hello().options, Hello::LZ4);
+    fed.welcome_as(&answer(Hello::LZ4, 0));
+    let welcome = client.welcomed();
+    assert_eq!(welcome.options, Hello::FORWARD | Hello::LZ4);
+    let store = store_bytes(1, 1, &block(1, 700));
+    client.send(&store);
+    fed.bytes(&store);
+    fed.ack(1);
+    assert_eq!(client.ack(), 1);
+    drop(client);
+    fed.closed();
+    let mut client = server.connect();
+    client.send(&hello_bytes(&both(1)));
+    let mut fed = mirror.accept();
+    fed.hello();
+    fed.welcome_as(&answer(0, 1));
+    let welcome = client.welcomed();
+    // Its own pages it can always have.
+    assert_eq!((welcome.options, welcome.executed), (Hello::LZ4, Seq(1)));
+    client.options = welcome.options;
     assert_eq!(client.load(1).unwrap(), block(1, 700));
 }
 
