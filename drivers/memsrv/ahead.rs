@@ -30,12 +30,13 @@ pub(crate) fn pages(config: &Config) -> usize {
 }
 
 /// For so many buffers.
-pub(crate) fn new(buffers: usize) -> Result<Ahead<KVVec<AheadSlot<u32>>>> {
+#[inline(never)]
+pub(crate) fn new(buffers: usize) -> Result<KBox<Ahead<KVVec<AheadSlot<u32>>>>> {
     let mut places = KVVec::with_capacity(buffers, GFP_KERNEL)?;
     for _ in 0..buffers {
         places.push(AheadSlot::EMPTY, GFP_KERNEL)?;
     }
-    Ok(Ahead::new(places))
+    Ok(KBox::new(Ahead::new(places), GFP_KERNEL)?)
 }
 
 /// So many milliseconds of what is on its way may have gone by for one who takes it over: they are of his own time to

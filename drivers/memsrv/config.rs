@@ -47,6 +47,7 @@ impl kernel::fmt::Display for Server {
 }
 
 /// What the module was told to do.
+#[derive(Clone, Copy)]
 pub(crate) struct Config {
     /// The server's address.
     pub(crate) server: Server,
@@ -68,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) store_ms: u64,
     /// Whether every page goes to the disk, too, and a load that no server answers is read from there.
     pub(crate) through: bool,
+    /// Whether pages travel compressed.
+    pub(crate) lz4: bool,
     /// How many milliseconds a load waits for a server that is away; none if the disk has the page.
     pub(crate) hold_ms: u64,
     /// How many milliseconds a load waits for a server that is there and answers other things.
@@ -107,7 +110,7 @@ impl Config {
             pr_err!("mirror_strict=1 without mirror=HOST[:PORT]: give both or none\n");
             return Err(EINVAL);
         }
-        let through = through()?;
+        let through = word("disk", params::disk(), (c"fallback", c"through"))?;
         let silence_ms = match params::silence_ms() {
             0 if through || mirror.is_some() => BACKED_SILENCE_MS,
             0 => SILENCE_MS,
@@ -148,6 +151,7 @@ impl Config {
             inflight: between("inflight", inflight, 1, MAX_INFLIGHT)?,
             store_ms: u64::from(between("store_ms", params::store_ms(), 1000, 600_000)?),
             through,
+            lz4: word("compress", params::compress(), (c"none", c"lz4"))?,
             hold_ms: if through { 0 } else { hold_ms },
             load_ms: if through { silence_ms } else { hold_ms },
             silence_ms,
@@ -207,18 +211,13 @@ fn between(what: &str, value: u32, min: u32, max: u32) -> Result<u32> {
     Err(EINVAL)
 }
 
-fn through() -> Result<bool> {
-    match params::disk().to_bytes() {
-        b"fallback" => Ok(false),
-        b"through" => Ok(true),
-        _ => {
-            pr_err!(
-                "disk={} is neither: give disk=fallback or disk=through\n",
-                params::disk()
-            );
-            Err(EINVAL)
-        }
+/// Whether the second of two words was given.
+fn word(what: &str, given: &CStr, (no, yes): (&CStr, &CStr)) -> Result<bool> {
+    if given == no || given == yes {
+        return Ok(given == yes);
     }
+    pr_err!("{what}={given} is neither: give {what}={no} or {what}={yes}\n");
+    Err(EINVAL)
 }
 
 fn name(what: &str, given: &CStr) -> Result<Name> {

@@ -112,7 +112,7 @@ impl Link {
         if !here {
             return Err(network(EAGAIN));
         }
-        match connection.attach(self.clone(), Rx::reading()) {
+        match connection.attach(self.clone(), Rx::reading(self.lz4())) {
             Ok(socket) => {
                 socket.poll();
                 tx.reset(Some(socket));

@@ -22,18 +22,34 @@ impl Link {
             // It has followed the primary's streams, or served them.
             lane.state.lock().streams.skip_to_other(self.replica);
         }
-        let options = match self.asks_to_forward() {
+        let forward = match self.asks_to_forward() {
             true => Hello::FORWARD | Hello::MIRROR_FIRST,
             false => 0,
         };
-        let hello = self.hello(options, instance, self.replica);
-        self.say(connection, Message::Hello, &hello)
+        let hello = self.hello(forward | self.lz4(), instance, self.replica);
+        let welcome = self.say(connection, Message::Hello, &hello)?;
+        self.check_options(&welcome)?;
+        Ok(welcome)
+    }
+
+    /// The option that is on if pages travel compressed.
+    pub(super) fn lz4(&self) -> u32 {
+        if self.config().lz4 {
+            Hello::LZ4
+        } else {
+            0
+        }
     }
 
     /// Opens a connection that only reads what the other server's stream has brought here, whatever life this one is.
     pub(super) fn ask_to_read(&self, connection: &Connection) -> Result<Welcome, NoSession> {
-        let hello = self.hello(0, Instance::default(), self.replica.other());
-        self.say(connection, Message::Attach, &hello)
+        let lz4 = self.lz4();
+        let hello = self.hello(lz4, Instance::default(), self.replica.other());
+        let welcome = self.say(connection, Message::Attach, &hello)?;
+        if welcome.options & lz4 != lz4 {
+            return Err(NoSession::WholeOnly);
+        }
+        Ok(welcome)
     }
 
     /// What we are, and how far that server's stream has come.
@@ -86,5 +102,19 @@ impl Link {
             Ok(Message::Refused { status, .. }) => Err(NoSession::Refused(status)),
             _ => Err(NoSession::Stranger),
         }
+    }
+
+    /// What was granted to begin with must be always: pages may be stored so.
+    fn check_options(&self, welcome: &Welcome) -> Result<(), NoSession> {
+        let Some(compression) = &self.lane.shared.compression else {
+            return Ok(());
+        };
+        if welcome.options & Hello::LZ4 == 0 {
+            if !self.is_first() {
+                return Err(NoSession::WholeOnly);
+            }
+            compression.deny();
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //! | `tx.rs` | sending | whoever asked and found the socket free, or the thread |
 //! | `rx.rs` | receiving, completing | softirq, or inside a sender |
 //! | `session.rs` | connecting, giving up, time | the thread |
+//! | `compress.rs` | what travels of a page | as asking; as receiving |
 //! | `link.rs` | one of the connections | |
 //!
 //! Locks, in order: a connection's `tx` (mutex: who sends), the socket's lock, `state` (spin lock,
@@ -21,6 +22,7 @@
 
 use super::ahead;
 use super::areas::index;
+use super::compress;
 use super::engine::{
     self, Ahead, AheadSlot, AskSlot, Clusters, CopySlot, LoadSlot, OpSlot, Replica, Standing,
     StoreError, Tail, FREE_LIMIT,
@@ -80,7 +82,7 @@ pub(crate) struct State {
     pub(crate) streams: Streams,
     pub(crate) table: Table,
     /// What nobody has asked for yet; the places are those of the lane's `ahead_pages`.
-    pub(crate) ahead: Ahead<KVVec<AheadSlot<u32>>>,
+    pub(crate) ahead: KBox<Ahead<KVVec<AheadSlot<u32>>>>,
     /// The primary's connection was lost, and no load has come from the one that goes on in its place since: which
     /// that is.
     pub(crate) failing_over: Option<Replica>,
@@ -105,6 +107,8 @@ pub(crate) struct Lane {
     pub(crate) attached: Atomic<usize>,
     /// Buffers for pages that nobody has asked for yet.
     pub(crate) ahead_pages: Buffers,
+    /// Where compressed pages are gathered.
+    pub(crate) blocks: Buffers,
     /// Loads wait here for an entry.
     #[pin]
     pub(crate) load_room: CondVar,
@@ -125,6 +129,7 @@ fn filled<T: Copy>(item: T, n: usize) -> Result<KVVec<T>> {
     Ok(items)
 }
 
+#[inline(never)]
 fn streams(shared: &Shared) -> Result<Streams> {
     let copies = usize::try_from(shared.pool.size())?;
     // A load that was asked twice keeps its entry until both servers have answered.
@@ -159,6 +164,10 @@ fn tail(copies: u32) -> Result<Tail<KVVec<Slot>>> {
 
 impl Lane {
     /// Lane `number`, not connected.
+    ///
+    /// Not inlined, and what is large in a lane has memory of its own: of what is moved into its place several
+    /// copies stand on the stack, of which insmod has no more than others.
+    #[inline(never)]
     pub(crate) fn new(shared: Arc<Shared>, number: u16) -> Result<Arc<Self>> {
         let flights = match shared.config.through {
             true => Some(Flights::new(shared.clone())?),
@@ -180,6 +189,7 @@ impl Lane {
         };
         let copies = usize::try_from(copies)?;
         let ahead_pages = Buffers::new(ahead)?;
+        let blocks = compress::blocks(shared.config.lz4)?;
         let mirror_copies = shared.config.mirror.map_or(0, |_| copies);
         Arc::pin_init(
             try_pin_init!(Self {
@@ -190,6 +200,7 @@ impl Lane {
                 own_batch: own_batch(),
                 attached: Atomic::new(0),
                 ahead_pages,
+                blocks,
                 load_room <- new_condvar!(),
                 unread <- Unread::new()?,
                 primary <- Part::new(copies)?,
@@ -276,7 +287,8 @@ impl Lane {
                 }
                 return;
             };
-            let crc = pool.buffers().fill(number, folio.view(), page, slot);
+            // Before the lock: it takes a while, if it is compressed.
+            let payload = self.copy(number, folio.view(), page, slot);
             let queued = self.change(|state| {
                 let lead = *lead.get_or_insert_with(|| {
                     // The bits before the queue, under the lock: a free that is sent later sees them.
@@ -290,7 +302,7 @@ impl Lane {
                 let State { streams, table, .. } = state;
                 let areas = &self.shared.areas;
                 table.asked(number, slot);
-                let asked = streams.store(Slot(slot), crc, number, sys::now_ms(), areas);
+                let asked = streams.store(Slot(slot), payload, number, sys::now_ms(), areas);
                 if asked.is_err() {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
@@ -404,7 +416,7 @@ impl Lane {
         let streams = &state.streams;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         LaneReport {
-            counters: state.table.counters,
+            counters: *state.table.counters,
             stores: count(streams.stores_in_flight()),
             loads: count(streams.loads_in_flight()),
             frees: Replica::BOTH

@@ -21,6 +21,7 @@ mod protocol;
 mod ahead;
 mod areas;
 mod client;
+mod compress;
 mod config;
 mod control;
 mod flights;
@@ -91,11 +92,18 @@ struct Memsrv {
 
 impl kernel::Module for Memsrv {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let mut session = connect(module, Config::from_params()?)?;
+        let mut session = open(module, Config::from_params()?)?;
         if let Some(mirror) = session.links.shared.areas.relay.found() {
             // Nothing is stored yet: anew, with what there is for two servers.
+            let lz4 = session.links.shared.config.lz4;
             drop(session);
-            session = connect(module, Config::forwarded_to(mirror)?)?;
+            session = open(
+                module,
+                Config {
+                    lz4,
+                    ..Config::forwarded_to(mirror)?
+                },
+            )?;
         }
         Self::with(session)
     }
@@ -123,7 +131,25 @@ struct Session {
     away: Option<Replica>,
 }
 
+/// Opens a session with the servers, without what one of them does not grant.
+fn open(module: &'static ThisModule, config: Config) -> Result<Session> {
+    let session = connect(module, config)?;
+    let shared = &session.links.shared;
+    if !shared.compression.as_ref().is_some_and(|c| c.is_denied()) {
+        return Ok(session);
+    }
+    pr_warn!("compress=lz4 is not granted by every server, so pages travel as they are; an older memsrvd, or one with --persist, does not grant it\n");
+    let config = Config {
+        lz4: false,
+        ..shared.config
+    };
+    // Nothing is stored yet.
+    drop(session);
+    connect(module, config)
+}
+
 /// Opens a session with the servers, and says what is wrong if there is none.
+#[inline(never)]
 fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
     // Where the disk has every page, the module need not stay for those that are away.
     let pin = match config.through {

@@ -16,6 +16,8 @@ pub(crate) enum NoSession {
     Forgot,
     /// The server holds pages of a time before another one took its place.
     Outdated,
+    /// The server takes no compressed pages.
+    WholeOnly,
     /// The server said no.
     Refused(Status),
 }
@@ -41,6 +43,7 @@ impl NoSession {
         match self {
             NoSession::Network(error) => *error,
             NoSession::Stranger => EPROTO,
+            NoSession::WholeOnly => EOPNOTSUPP,
             NoSession::Forgot | NoSession::Outdated => ESTALE,
             NoSession::Refused(status) => match status {
                 Status::Version => EPROTONOSUPPORT,
@@ -69,6 +72,9 @@ impl NoSession {
             ),
             NoSession::Stranger => pr_err!(
                 "{server} does not answer as a memory server; is it memsrvd that listens there?\n"
+            ),
+            NoSession::WholeOnly => pr_err!(
+                "server {server} takes no compressed pages, which this machine stores: start memsrvd there as it was when the module was loaded, without --persist\n"
             ),
             NoSession::Forgot => pr_warn!(
                 "server {server} has started anew; its mirror has the pages that were there, and is waited for (`memsrvctl giveup` ends that)\n"

@@ -13,7 +13,7 @@ use super::platform::{
     sys, //
 };
 use super::pool::Pool;
-use super::protocol::{Message, Slot, Status, Tag};
+use super::protocol::{Message, Slot, Status, Tag, PAGE_SIZE};
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
@@ -28,6 +28,8 @@ pub(crate) struct Rx {
     filling: Option<Filling>,
     /// Whether the connection only reads.
     reads: bool,
+    /// Bytes of its payload: a page's, or those of a block that it will be made of.
+    len: usize,
 }
 
 /// Why a connection is given up.
@@ -51,20 +53,21 @@ struct Filling {
 }
 
 impl Rx {
-    /// At the beginning of a connection.
-    pub(crate) fn new() -> Self {
+    /// At the beginning of a connection on which these options are on.
+    pub(crate) fn with(options: u32) -> Self {
         Self {
-            receiver: Receiver::new(),
+            receiver: Receiver::with(options),
             filling: None,
             reads: false,
+            len: PAGE_SIZE,
         }
     }
 
-    /// At the beginning of a connection that only reads.
-    pub(crate) fn reading() -> Self {
+    /// At the beginning of a connection that only reads, on which these options are on.
+    pub(crate) fn reading(options: u32) -> Self {
         Self {
             reads: true,
-            ..Self::new()
+            ..Self::with(options)
         }
     }
 
@@ -105,7 +108,11 @@ impl Link {
                 Want::Header(to) => data.copy_to(to)?,
                 Want::Page { offset, len } => match rx.filling.as_mut() {
                     Some(filling) => {
-                        let page = self.lane.page_of(&mut filling.entry, filling.index);
+                        let page = if rx.len == PAGE_SIZE {
+                            self.lane.page_of(&mut filling.entry, filling.index)
+                        } else {
+                            self.lane.block(self.replica)
+                        };
                         let end = offset.saturating_add(len);
                         data.copy_to(page.get_mut(offset..end).ok_or(EPROTO)?)?
                     }
@@ -130,8 +137,11 @@ impl Link {
 
     fn event(&self, rx: &mut Rx, event: Event) -> Result {
         let trouble = match event {
-            Event::PageHeader { tag, slot, .. } => self.page_begin(rx, tag, slot),
-            Event::PageEnd { tag, slot, crc } => self.page_end(rx, tag, slot.0, crc),
+            Event::PageHeader { tag, slot, len, .. } => {
+                rx.len = len;
+                self.page_begin(rx, tag, slot)
+            }
+            Event::PageEnd { tag, slot, crc, .. } => self.page_end(rx, tag, slot.0, crc),
             Event::Message(message) => self.message(rx.reads, message),
         };
         match trouble {
@@ -164,7 +174,7 @@ impl Link {
         let mut again = false;
         if let Some(filling) = filling.as_mut() {
             let page = self.lane.page_of(&mut filling.entry, filling.index);
-            if sys::crc32c(slot, page) != crc {
+            if !self.lane.unpack(self.replica, page, rx.len, slot, crc) {
                 ratelimited!(
                     pr_err,
                     "{self}: slot {slot:#x} came back damaged (checksum)\n"

@@ -315,7 +315,7 @@ impl Link {
     }
 
     fn not_connected(&self, session: &mut Session, reason: &NoSession) {
-        let first = self.part().first.load(Relaxed) == 1;
+        let first = self.is_first();
         let busy = matches!(reason, NoSession::Refused(Status::Busy));
         let waited = sys::now_ms().saturating_sub(session.started_ms);
         session.back_off();
@@ -323,7 +323,7 @@ impl Link {
             // An earlier life of this machine may still be connected, in the server's eyes.
             return;
         }
-        let outdated = matches!(reason, NoSession::Outdated);
+        let outdated = matches!(reason, NoSession::Outdated | NoSession::WholeOnly);
         if first || (outdated && !session.told) {
             reason.log(self);
         } else if !session.told {
@@ -349,6 +349,11 @@ impl Link {
             }
         }
         self.first_ended(reason.errno().to_errno());
+    }
+
+    /// Whether it is insmod that connects.
+    pub(super) fn is_first(&self) -> bool {
+        self.part().first.load(Relaxed) == 1
     }
 
     fn first_ended(&self, errno: i32) {
@@ -414,7 +419,10 @@ impl Link {
         if !here {
             return Err(NoSession::Network(EAGAIN));
         }
-        match connection.attach(self.clone(), Rx::new()) {
+        match connection.attach(
+            self.clone(),
+            Rx::with(self.lz4()),
+        ) {
             Ok(socket) => {
                 lane.shared.if_at(self.replica, server, || {
                     part.up.store(true, Relaxed);

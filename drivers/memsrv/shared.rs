@@ -3,6 +3,7 @@
 //! What the hooks and all lanes share.
 
 use super::areas::{index, Areas};
+use super::compress::Compression;
 use super::config::{Config, Server};
 use super::engine::{Clusters, Replica, Standing};
 use super::lane::Lane;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) areas: Areas,
     #[pin]
     pub(crate) pool: Pool,
+    /// If pages travel compressed.
+    pub(crate) compression: Option<Compression>,
     pub(crate) counters: HookCounters,
     /// This client's life.
     pub(crate) incarnation: Incarnation,
@@ -73,11 +76,13 @@ impl Shared {
         areas: impl PinInit<Areas>,
     ) -> Result<impl PinInit<Self, Error>> {
         let pool = Pool::new(config.inflight)?;
+        let compression = Compression::new(config.lz4)?;
         let addresses = Replica::BOTH.map(|replica| config.address(replica));
         Ok(try_pin_init!(Self {
             config,
             areas <- areas,
             pool <- pool,
+            compression,
             counters: HookCounters::default(),
             incarnation: Incarnation(sys::random()),
             instances <- new_mutex!([Instance::default(); 2]),

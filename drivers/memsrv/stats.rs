@@ -345,6 +345,17 @@ impl Report {
         writeln!(f, "reconnects {}", reconnects)?;
         writeln!(f, "store_us_log2 {}", sum.store_us)?;
         writeln!(f, "load_us_log2 {}", sum.load_us)?;
+        writeln!(f, "compress {}", if config.lz4 { "lz4" } else { "none" })?;
+        if let Some(compression) = &shared.compression {
+            let pages = compression.compressed_pages.get();
+            writeln!(f, "compressed_pages {pages}")?;
+            writeln!(f, "compressed_bytes {}", compression.compressed_bytes.get())?;
+            writeln!(
+                f,
+                "incompressible_pages {}",
+                compression.incompressible_pages.get()
+            )?;
+        }
         if config.through {
             writeln!(f, "through_stores {}", sum.through_stores)?;
             writeln!(f, "through_late {}", sum.late_stores)?;

@@ -145,7 +145,7 @@ pub(crate) struct Table {
     pub(crate) flights: Option<Flights>,
     /// Where the server forwards to its mirror: what that may not have.
     pub(crate) tail: Option<Tail<KVVec<Slot>>>,
-    pub(crate) counters: LaneCounters,
+    pub(crate) counters: KBox<LaneCounters>,
 }
 
 fn shard(slot: u64) -> usize {
@@ -175,7 +175,7 @@ impl Table {
             disk_load: NIL,
             flights,
             tail,
-            counters: LaneCounters::default(),
+            counters: KBox::new(LaneCounters::default(), GFP_KERNEL)?,
         };
         for _ in 0..copies {
             let copy = Copy {

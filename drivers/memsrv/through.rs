@@ -73,7 +73,7 @@ impl Lane {
                 self.shared.areas.release(slot);
                 continue;
             };
-            let crc = pool.buffers().fill(number, folio, page, slot);
+            let payload = self.copy(number, folio, page, slot);
             // Not by `change`, which may end others' folios: their threads will.
             let mut state = self.state.lock();
             let State { streams, table, .. } = &mut *state;
@@ -85,7 +85,7 @@ impl Lane {
             table.counters.through_stores += 1;
             let areas = &self.shared.areas;
             if streams
-                .store(Slot(slot), crc, number, sys::now_ms(), areas)
+                .store(Slot(slot), payload, number, sys::now_ms(), areas)
                 .is_err()
             {
                 // A server fell behind since admission.

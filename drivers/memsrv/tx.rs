@@ -39,8 +39,8 @@ enum Part {
     Bytes { start: usize, len: usize },
     /// The header of a page of the pool.
     Header(u32),
-    /// A page of the pool.
-    Page(u32),
+    /// What there is to be sent of a page of the pool.
+    Page { number: u32, len: usize },
 }
 
 impl Part {
@@ -48,7 +48,7 @@ impl Part {
         match self {
             Part::Bytes { len, .. } => len,
             Part::Header(_) => HEADER_LEN,
-            Part::Page(_) => PAGE_SIZE,
+            Part::Page { len, .. } => len,
         }
     }
 }
@@ -97,10 +97,10 @@ impl Batch {
         });
     }
 
-    fn push_page(&mut self, number: u32, header: &[u8; HEADER_LEN]) {
+    fn push_page(&mut self, number: u32, header: &[u8; HEADER_LEN], len: usize) {
         self.headers.set(number, header);
         self.push(Part::Header(number));
-        self.push(Part::Page(number));
+        self.push(Part::Page { number, len });
     }
 
     fn push(&mut self, part: Part) {
@@ -119,7 +119,7 @@ impl Batch {
                     return bytes.map(Slice::Bytes);
                 }
                 Part::Header(number) => self.headers.fragment(number),
-                Part::Page(number) => pool.buffers().fragment(number),
+                Part::Page { number, len } => pool.buffers().fragment(number, len),
             };
             fragment.map(|fragment| Slice::Fragment(fragment.skip(gone)))
         })
@@ -267,7 +267,10 @@ impl Lane {
                 None => break,
                 Some(Outgoing::Load { header }) => batch.push_bytes(&header),
                 Some(Outgoing::Read { headers }) => batch.push_bytes(&headers),
-                Some(Outgoing::Store { header, token }) => batch.push_page(token, &header),
+                Some(Outgoing::Store { header, len, token }) => {
+                    // No more than a page.
+                    batch.push_page(token, &header, usize::try_from(len).unwrap_or(PAGE_SIZE));
+                }
                 Some(Outgoing::Free { header, mask }) => {
                     batch.push_bytes(&header);
                     batch.push_bytes(&mask.0);

@@ -13,7 +13,7 @@ use super::ops::OpSlot;
 use super::refill::Refills;
 use super::replica::{Both, Clusters, Replica, Standing};
 use super::stream::Stream;
-use super::types::{Completion, LoadError, NoRoom, NotTaken};
+use super::types::{Completion, LoadError, NoRoom, NotTaken, Payload};
 
 /// The client side of one stream to each replica. See the module's description for its states and rules.
 ///
@@ -207,7 +207,7 @@ where
 
     // Asking.
 
-    /// Asks for a page to be stored; `crc` and `now_ms` as for [`Stream::store`].
+    /// Asks for a page to be stored; `payload` and `now_ms` as for [`Stream::store`].
     ///
     /// It goes to each replica that is connected and not behind for the cluster; if there is none, to
     /// each that is not behind, when it is connected again. The others fall behind.
@@ -221,11 +221,12 @@ where
     pub fn store(
         &mut self,
         slot: Slot,
-        crc: u32,
+        payload: impl Into<Payload>,
         token: u32,
         now_ms: u64,
         clusters: &impl Clusters,
     ) -> Result<(), NotTaken> {
+        let payload = payload.into();
         let Both { primary, mirror } = self.targets(slot, clusters)?;
         let room = |replica, target: bool| !target || self.op_room(replica) > 0;
         let room = room(Replica::Primary, primary) && room(Replica::Mirror, mirror);
@@ -233,7 +234,7 @@ where
             return Err(NotTaken::NoRoom);
         }
         let push = |stream: &mut Option<Inner<OB, LB>>, target| match stream {
-            Some(stream) if target => match stream.store(slot, crc, token, now_ms) {
+            Some(stream) if target => match stream.store(slot, payload, token, now_ms) {
                 Ok(_) => Part::Pending,
                 Err(NoRoom) => Part::Missed,
             },

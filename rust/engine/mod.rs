@@ -205,4 +205,6 @@ pub use refill::REFILLS;
 pub use replica::{Clusters, Replica, Standing};
 pub use stream::Stream;
 pub use tail::Tail;
-pub use types::{Completion, Fault, LoadError, NoRoom, NotTaken, Outgoing, PageTarget, StoreError};
+pub use types::{
+    Completion, Fault, LoadError, NoRoom, NotTaken, Outgoing, PageTarget, Payload, StoreError,
+};

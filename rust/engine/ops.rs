@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 use core::ops::DerefMut;
 
 use super::super::protocol::{Seq, Slot};
-use super::types::{Fault, NoRoom};
+use super::types::{Fault, NoRoom, Payload};
 
 /// The most frees that may be unanswered on a stream.
 ///
@@ -32,7 +32,7 @@ pub(super) enum What<S> {
     Hole,
     Store {
         slot: Slot,
-        crc: u32,
+        payload: Payload,
         token: S,
         since_ms: u64,
     },
@@ -157,13 +157,13 @@ impl<S: Copy, B: DerefMut<Target = [OpSlot<S>]>> Ops<S, B> {
     pub(super) fn push_store(
         &mut self,
         slot: Slot,
-        crc: u32,
+        payload: Payload,
         token: S,
         since_ms: u64,
     ) -> Result<Seq, NoRoom> {
         self.push(What::Store {
             slot,
-            crc,
+            payload,
             token,
             since_ms,
         })

@@ -35,8 +35,10 @@ pub enum Event {
         tag: Tag,
         /// The page's slot.
         slot: Slot,
-        /// CRC-32C over slot and page.
+        /// CRC-32C over slot and payload.
         crc: u32,
+        /// Bytes of the payload: a page's, or fewer, which are the page compressed.
+        len: usize,
     },
     /// The last byte of the page has come. The fields are those of its [`Event::PageHeader`].
     PageEnd {
@@ -44,8 +46,10 @@ pub enum Event {
         tag: Tag,
         /// The page's slot.
         slot: Slot,
-        /// CRC-32C over slot and page.
+        /// CRC-32C over slot and payload.
         crc: u32,
+        /// Bytes of the payload.
+        len: usize,
     },
 }
 
@@ -72,6 +76,8 @@ enum State {
 pub struct Receiver {
     header: [u8; HEADER_LEN],
     state: State,
+    /// The options that are on.
+    options: u32,
 }
 
 impl Default for Receiver {
@@ -81,17 +87,23 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// A receiver at the beginning of a message.
+    /// A receiver at the beginning of a message, on a connection without options.
     pub const fn new() -> Self {
+        Self::with(0)
+    }
+
+    /// The same where these options are on, as the WELCOME says.
+    pub const fn with(options: u32) -> Self {
         Self {
             header: [0; HEADER_LEN],
             state: State::Header(0),
+            options,
         }
     }
 
-    /// Forgets what came: the next byte is the first after a new connection's handshake.
+    /// Forgets what came: the next byte is the first after a new connection's handshake. The options stay.
     pub fn reset(&mut self) {
-        *self = Self::new();
+        *self = Self::with(self.options);
     }
 
     /// What the next bytes are for; at least one byte, unless [`Receiver::advance`] has failed.
@@ -135,7 +147,12 @@ impl Receiver {
                     return Ok(None);
                 }
                 self.state = State::Header(0);
-                Ok(Some(Event::PageEnd { tag, slot, crc }))
+                Ok(Some(Event::PageEnd {
+                    tag,
+                    slot,
+                    crc,
+                    len,
+                }))
             }
             State::Skip(left) => {
                 self.state = match left.saturating_sub(n) {
@@ -154,7 +171,7 @@ impl Receiver {
             self.state = State::Header(got);
             return Ok(None);
         }
-        let message = match Message::decode(&self.header, Sender::Server) {
+        let message = match Message::decode_with(&self.header, Sender::Server, self.options) {
             Ok(message) => message,
             Err(error) => {
                 self.state = State::Broken(error);
@@ -163,7 +180,7 @@ impl Receiver {
         };
         // Lengths are bounded by MAX_PAYLOAD; where they don't fit a usize nothing would.
         let len = usize::try_from(message.payload_len()).unwrap_or(usize::MAX);
-        if let Message::Page { tag, slot, crc } = message {
+        if let Message::Page { tag, slot, crc, .. } = message {
             self.state = State::Page {
                 tag,
                 slot,
@@ -171,7 +188,12 @@ impl Receiver {
                 len,
                 got: 0,
             };
-            return Ok(Some(Event::PageHeader { tag, slot, crc }));
+            return Ok(Some(Event::PageHeader {
+                tag,
+                slot,
+                crc,
+                len,
+            }));
         }
         self.state = if len == 0 {
             State::Header(0)

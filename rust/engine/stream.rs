@@ -11,7 +11,9 @@ use core::ops::DerefMut;
 use super::super::protocol::{FreeMask, Message, Op, Seq, Slot, Tag, HEADER_LEN};
 use super::loads::{LoadSlot, Loads};
 use super::ops::{OpSlot, Ops, What};
-use super::types::{Completion, Fault, LoadError, NoRoom, Outgoing, PageTarget, StoreError};
+use super::types::{
+    Completion, Fault, LoadError, NoRoom, Outgoing, PageTarget, Payload, StoreError,
+};
 
 /// The client side of one stream. See the module's description for its states and rules.
 ///
@@ -120,14 +122,20 @@ where
 
     // Asking.
 
-    /// Asks for a page to be stored. `crc` is CRC-32C over the slot's 8 bytes, little-endian, and the
-    /// page; `now_ms` the caller's monotonic clock in milliseconds.
+    /// Asks for a page to be stored. `payload` is the [`Payload`], or the checksum of the whole page;
+    /// `now_ms` the caller's monotonic clock in milliseconds.
     ///
     /// # Errors
     ///
     /// [`NoRoom`]: as many stores and frees as there are entries are unanswered.
-    pub fn store(&mut self, slot: Slot, crc: u32, token: S, now_ms: u64) -> Result<Seq, NoRoom> {
-        self.ops.push_store(slot, crc, token, now_ms)
+    pub fn store(
+        &mut self,
+        slot: Slot,
+        payload: impl Into<Payload>,
+        token: S,
+        now_ms: u64,
+    ) -> Result<Seq, NoRoom> {
+        self.ops.push_store(slot, payload.into(), token, now_ms)
     }
 
     /// Asks for a FREE of a cluster, given by any of its slots. Which of its slots, is asked when the FREE
@@ -194,14 +202,19 @@ where
         let op = self.ops.send_next()?;
         Some(match op.what {
             What::Store {
-                slot, crc, token, ..
+                slot,
+                payload: Payload { crc, len },
+                token,
+                ..
             } => Outgoing::Store {
                 header: Message::Store {
                     seq: op.seq,
                     slot,
                     crc,
+                    len,
                 }
                 .encode(),
+                len,
                 token,
             },
             What::Free { cluster } => {

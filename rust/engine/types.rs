@@ -2,7 +2,25 @@
 
 //! What goes in and out of a stream: messages to send, completions, and the ways either can fail.
 
-use super::super::protocol::{FreeMask, Op, Seq, Slot, Status, Tag, HEADER_LEN};
+use super::super::protocol::{FreeMask, Op, Seq, Slot, Status, Tag, HEADER_LEN, PAGE_LEN};
+
+/// What a store sends for its page: so many bytes with that checksum.
+///
+/// From a checksum alone it is the whole page. Less than a page is only for a server that has granted
+/// [`Hello::LZ4`](super::super::protocol::Hello::LZ4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Payload {
+    /// CRC-32C over the slot's 8 bytes, little-endian, and the payload.
+    pub crc: u32,
+    /// Its bytes.
+    pub len: u32,
+}
+
+impl From<u32> for Payload {
+    fn from(crc: u32) -> Self {
+        Self { crc, len: PAGE_LEN }
+    }
+}
 
 /// There is no entry for one more operation of this kind, or its number would overflow.
 ///
@@ -39,6 +57,8 @@ pub enum Outgoing<S> {
     Store {
         /// The header's bytes.
         header: [u8; HEADER_LEN],
+        /// Bytes of the payload.
+        len: u32,
         /// What the caller gave with the store.
         token: S,
     },

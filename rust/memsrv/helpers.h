@@ -38,6 +38,7 @@ extern char memsrv_param_mirror[MEMSRV_ADDR_MAX];
 extern char memsrv_param_region[MEMSRV_NAME_MAX];
 extern char memsrv_param_client[MEMSRV_NAME_MAX];
 extern char memsrv_param_disk[MEMSRV_WORD_MAX];
+extern char memsrv_param_compress[MEMSRV_WORD_MAX];
 extern unsigned int memsrv_param_connections;
 extern unsigned int memsrv_param_inflight;
 extern unsigned int memsrv_param_store_ms;
@@ -89,6 +90,13 @@ void memsrv_swap_read(struct folio *folio);
 
 /* checksum */
 u32 memsrv_crc32c(u32 crc, const void *data, size_t len);
+
+/* compression */
+bool memsrv_lz4_there(void);
+void *memsrv_lz4_new(void);
+void memsrv_lz4_free(void *scratch);
+unsigned int memsrv_lz4_compress(void *scratch, void *page, unsigned int most);
+bool memsrv_lz4_decompress(const void *block, unsigned int len, void *page);
 
 /* threads */
 unsigned int memsrv_noreclaim_save(void);

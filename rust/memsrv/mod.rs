@@ -13,6 +13,7 @@
 //! | `socket.rs` | a TCP socket that may be used under memory pressure |
 //! | `thread.rs` | a kernel thread that sleeps until it has something to do |
 //! | `page.rs` | pages of our own, for copies |
+//! | `lz4.rs`, `lz4.c` | pages compressed |
 //! | `power.rs` | hibernation, restart |
 //! | `atomic.rs` | bits in an atomic word |
 //! | `params.rs`, `sys.rs` | module parameters; clock, checksum, random numbers, counters |
@@ -31,6 +32,7 @@ pub(crate) mod atomic;
 mod bindings;
 pub(crate) mod folio;
 pub(crate) mod hook;
+pub(crate) mod lz4;
 pub(crate) mod page;
 pub(crate) mod params;
 pub(crate) mod power;

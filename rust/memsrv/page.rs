@@ -34,17 +34,16 @@ impl Buffers {
         Some(unsafe { bindings::memsrv_page_addr(page.as_ptr()) }.cast())
     }
 
-    /// Copies a folio's page `index` into buffer `n` and returns the checksum of the copy.
-    ///
-    /// The checksum is made from the copy: the folio may change under us while it is being written.
-    pub(crate) fn fill(&self, n: u32, folio: FolioView<'_>, index: u16, slot: u64) -> u32 {
-        let Some(to) = self.addr(n) else {
-            return 0;
-        };
-        // SAFETY: Both are whole pages; the folio's is kept in memory by its lock, and nobody else
-        // writes the buffer, whose number the caller got from the free list.
-        unsafe { bindings::memsrv_copy_page(to.cast(), folio.page_addr(index).cast()) };
-        super::sys::crc32c(slot, self.get(n))
+    /// Copies a folio's page `index` into buffer `n` and returns the copy, of which all else is made: the folio may
+    /// change under us while it is being written.
+    #[expect(clippy::mut_from_ref, reason = "as for `page_mut`")]
+    pub(crate) fn fill(&self, n: u32, folio: FolioView<'_>, index: u16) -> &mut [u8] {
+        if let Some(to) = self.addr(n) {
+            // SAFETY: Both are whole pages; the folio's is kept in memory by its lock, and nobody else
+            // writes the buffer, whose number the caller got from the free list.
+            unsafe { bindings::memsrv_copy_page(to.cast(), folio.page_addr(index).cast()) };
+        }
+        self.page_mut(n)
     }
 
     /// The bytes of buffer `n`, for the one who fills it; empty where there is none.
@@ -57,15 +56,6 @@ impl Buffers {
             // SAFETY: A whole page that lives as long as the pool, and only who holds its number uses it.
             Some(addr) => unsafe { core::slice::from_raw_parts_mut(addr, PAGE_SIZE) },
             None => &mut [],
-        }
-    }
-
-    /// The bytes of buffer `n`; empty where there is none.
-    pub(crate) fn get(&self, n: u32) -> &[u8] {
-        match self.addr(n) {
-            // SAFETY: A whole page that lives as long as the pool, whose number the caller has.
-            Some(addr) => unsafe { core::slice::from_raw_parts(addr, PAGE_SIZE) },
-            None => &[],
         }
     }
 
@@ -83,19 +73,19 @@ impl Buffers {
         true
     }
 
-    /// Buffer `n`, to be sent.
+    /// The first `len` bytes of buffer `n`, to be sent.
     ///
     /// The socket keeps the page itself until TCP has it acknowledged. It changes only when its number was freed
     /// and given out anew. That is when the server has acknowledged the operation, and so, its TCP before it, the
     /// bytes; or when the connection is closed, and its queue with it. What is on its way just then, or a
     /// server that acknowledges what it has not received, makes a mixture of two pages of one client under a checksum
     /// that does not fit, and the server refuses it.
-    pub(crate) fn fragment(&self, n: u32) -> Option<Fragment<'_>> {
+    pub(crate) fn fragment(&self, n: u32, len: usize) -> Option<Fragment<'_>> {
         let page = self.pages.get(usize::try_from(n).ok()?)?;
         Some(Fragment {
             page,
             offset: 0,
-            len: PAGE_SIZE,
+            len: len.min(PAGE_SIZE),
         })
     }
 }

@@ -30,6 +30,10 @@ char memsrv_param_disk[MEMSRV_WORD_MAX] = "fallback";
 module_param_string(disk, memsrv_param_disk, sizeof(memsrv_param_disk), 0444);
 MODULE_PARM_DESC(disk, "what goes to the swap area: fallback, which is what no server takes, or through, which is every page, so that a page that no server gives back is read from there (default: fallback)");
 
+char memsrv_param_compress[MEMSRV_WORD_MAX] = "none";
+module_param_string(compress, memsrv_param_compress, sizeof(memsrv_param_compress), 0444);
+MODULE_PARM_DESC(compress, "how pages travel and are kept: none, as they are, or lz4, compressed where that saves an eighth at least, if every server grants it (default: none)");
+
 unsigned int memsrv_param_connections;
 module_param_named(connections, memsrv_param_connections, uint, 0444);
 MODULE_PARM_DESC(connections, "TCP connections to the server, 1 to 64 (default 0: one per CPU, 4 at most)");

@@ -51,6 +51,10 @@ text_param!(
     /// `disk=`
     disk, memsrv_param_disk
 );
+text_param!(
+    /// `compress=`
+    compress, memsrv_param_compress
+);
 number_param!(
     /// `connections=`
     connections, memsrv_param_connections, u32

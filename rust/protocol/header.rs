@@ -16,8 +16,8 @@
 
 use super::bytes::{Reader, Writer};
 use super::{
-    FreeMask, Hello, Pull, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, MAX_PAYLOAD, PAGE_LEN,
-    PAGE_SIZE,
+    FreeMask, Hello, Pull, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, LZ4_MAX_LEN, MAX_PAYLOAD,
+    PAGE_LEN, PAGE_SIZE,
 };
 
 /// Who sent a message: the operations of the two sides are told apart by their numbers.
@@ -36,7 +36,7 @@ pub struct Op(pub u16);
 impl Op {
     /// Client: opens a session's stream. Payload: [`Hello`].
     pub const HELLO: Op = Op(1);
-    /// Client: stores a page in a slot. Payload: the page.
+    /// Client: stores a page in a slot. Payload: the page, or with [`Hello::LZ4`] a shorter block.
     pub const STORE: Op = Op(2);
     /// Client: asks for `count` pages from a slot on, all in one cluster.
     pub const LOAD: Op = Op(3);
@@ -58,7 +58,7 @@ impl Op {
     pub const WELCOME: Op = Op(0x81);
     /// Server: the session is refused. Payload: the reason in UTF-8. The connection is closed.
     pub const REFUSED: Op = Op(0x82);
-    /// Server: one page of a LOAD, in the order of the slots. Payload: the page.
+    /// Server: one page of a LOAD, in the order of the slots. Payload: the STORE's.
     pub const PAGE: Op = Op(0x83);
     /// Server: one page of a LOAD that cannot be had, in its place.
     pub const NOPAGE: Op = Op(0x84);
@@ -88,10 +88,12 @@ impl Op {
 )]
 pub enum Message {
     Hello,
+    /// `len` is [`PAGE_LEN`], or that of a compressed page.
     Store {
         seq: Seq,
         slot: Slot,
         crc: u32,
+        len: u32,
     },
     Load {
         tag: Tag,
@@ -124,10 +126,12 @@ pub enum Message {
         status: Status,
         len: u32,
     },
+    /// `len` is [`PAGE_LEN`], or that of a compressed page.
     Page {
         tag: Tag,
         slot: Slot,
         crc: u32,
+        len: u32,
     },
     NoPage {
         tag: Tag,
@@ -271,7 +275,7 @@ const FREE_LEN: u32 = 64;
 const PULL_LEN: u32 = 104;
 const _: () = assert!(Hello::LEN == 208 && Welcome::LEN == 80);
 const _: () = assert!(FreeMask::LEN == 64 && Pull::LEN == 104);
-const _: () = assert!(PAGE_SIZE == 4096 && PAGE_LEN == 4096);
+const _: () = assert!(PAGE_SIZE == 4096 && PAGE_LEN == 4096 && LZ4_MAX_LEN < PAGE_LEN);
 
 impl Message {
     /// The header's bytes. The payload, if any, follows on the wire.
@@ -291,8 +295,13 @@ impl Message {
                 len: HELLO_LEN,
                 ..new(Op::HELLO)
             },
-            Message::Store { seq, slot, crc } => Header {
-                len: PAGE_LEN,
+            Message::Store {
+                seq,
+                slot,
+                crc,
+                len,
+            } => Header {
+                len,
                 id: seq.0,
                 slot: slot.0,
                 crc,
@@ -344,8 +353,13 @@ impl Message {
                 aux: status.code(),
                 ..new(Op::REFUSED)
             },
-            Message::Page { tag, slot, crc } => Header {
-                len: PAGE_LEN,
+            Message::Page {
+                tag,
+                slot,
+                crc,
+                len,
+            } => Header {
+                len,
                 id: tag.0,
                 slot: slot.0,
                 crc,
@@ -404,14 +418,27 @@ impl Message {
         }
     }
 
-    /// The message that a header from `from` stands for.
+    /// The message that a header from `from` stands for, where no option is on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Message::decode_with`].
+    pub fn decode(bytes: &[u8; HEADER_LEN], from: Sender) -> Result<Message, WireError> {
+        Self::decode_with(bytes, from, 0)
+    }
+
+    /// The message that a header from `from` stands for, where these options are on (as in the WELCOME).
     ///
     /// An operation of the wrong side is [`Message::Strange`], as one that nobody knows.
     ///
     /// # Errors
     ///
     /// A length or a run of slots that the protocol does not allow.
-    pub fn decode(bytes: &[u8; HEADER_LEN], from: Sender) -> Result<Message, WireError> {
+    pub fn decode_with(
+        bytes: &[u8; HEADER_LEN],
+        from: Sender,
+        options: u32,
+    ) -> Result<Message, WireError> {
         let h = Header::decode(bytes);
         let (tag, seq, slot) = (Tag(h.id), Seq(h.id), Slot(h.slot));
         let status = Status::from_code(h.aux);
@@ -421,6 +448,7 @@ impl Message {
                 seq,
                 slot,
                 crc: h.crc,
+                len: h.len,
             },
             (Sender::Client, Op::LOAD) => Message::Load {
                 tag,
@@ -448,6 +476,7 @@ impl Message {
                 tag,
                 slot,
                 crc: h.crc,
+                len: h.len,
             },
             (Sender::Server, Op::NOPAGE) => Message::NoPage { tag, slot, status },
             (Sender::Server, Op::ACK) => Message::Ack { seq },
@@ -477,12 +506,19 @@ impl Message {
                 len: h.len,
             },
         };
-        known.check(&h)
+        known.check(&h, options)
     }
 
     /// Gives the message back if the header it came from keeps the operation's rules.
-    fn check(self, h: &Header) -> Result<Message, WireError> {
-        if h.len != self.payload_len() || h.len > MAX_PAYLOAD {
+    fn check(self, h: &Header, options: u32) -> Result<Message, WireError> {
+        let fits = match self {
+            Message::Store { len, .. } | Message::Page { len, .. } => {
+                let short = options & Hello::LZ4 != 0 && (1..=LZ4_MAX_LEN).contains(&len);
+                len == PAGE_LEN || short
+            }
+            _ => h.len == self.payload_len() && h.len <= MAX_PAYLOAD,
+        };
+        if !fits {
             return Err(WireError::BadLength {
                 op: h.op,
                 len: h.len,

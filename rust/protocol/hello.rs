@@ -94,7 +94,7 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest.
     pub version_max: u16,
-    /// Options that the client would like: [`Hello::FORWARD`], [`Hello::MIRROR_FIRST`], or none.
+    /// Options that the client would like: [`Hello::FORWARD`], [`Hello::MIRROR_FIRST`], [`Hello::LZ4`], or none.
     pub options: u32,
     /// The client's life.
     pub incarnation: Incarnation,
@@ -131,6 +131,16 @@ impl Hello {
     ///
     /// [`Op::REACH`]: super::Op::REACH
     pub const MIRROR_FIRST: u32 = 2;
+    /// An option: the payload of a STORE or PAGE may be a page compressed with LZ4, of 1 to
+    /// [`LZ4_MAX_LEN`](super::LZ4_MAX_LEN) bytes.
+    pub const LZ4: u32 = 4;
+
+    /// An option of a server that acknowledges stores before its mirror has them: one that would be refused ends the
+    /// connection (REFUSED with the reason), and is not counted in `executed`.
+    ///
+    /// So a mirror that has executed as much as was acknowledged has the newest page of every slot, also if the server
+    /// has died before it heard of a refusal.
+    pub const NO_REFUSAL: u32 = 8;
 
     /// The payload's bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {

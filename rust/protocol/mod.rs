@@ -40,6 +40,11 @@ pub const PAGE_SIZE: usize = 4096;
 /// [`PAGE_SIZE`] as the header carries it.
 pub const PAGE_LEN: u32 = 4096;
 
+/// The longest payload of a STORE or PAGE that is a compressed page, where [`Hello::LZ4`] is on.
+///
+/// Seven eighths of a page: what saves less is not worth being decompressed, and travels as it is.
+pub const LZ4_MAX_LEN: u32 = 3584;
+
 /// Bytes in a message header.
 pub const HEADER_LEN: usize = 32;
 

@@ -5,7 +5,7 @@
 //! `fork-verify`, `fork-rewrite`, `end`) and answers each with one line of JSON, so that a scenario
 //! can evict, unload, kill a server or anything else between two of them. Each word depends on the seed,
 //! the page, how often the page was rewritten, and its place in the page: a page that comes back in
-//! another's place, old, shifted or torn is seen.
+//! another's place, old, shifted or torn is seen. (In what compresses very well a place says nothing.)
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -14,6 +14,17 @@ use anyhow::{bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::{self, Kind, Region};
+
+/// What stands in a page, as one who compresses it sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contents {
+    /// Words that count up: about half.
+    Counting,
+    /// One word again and again: next to nothing.
+    Flat,
+    /// In turns noise, counting words, one word, and a quarter of noise.
+    Mixed,
+}
 
 /// What to fill.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +37,8 @@ pub struct Spec {
     pub seed: u64,
     /// Every so many pages one is all zeroes; 0 for none.
     pub zero_every: usize,
+    /// What stands in the others.
+    pub contents: Contents,
 }
 
 /// The answer to one line.
@@ -52,12 +65,18 @@ impl Spec {
             self.pages.to_string(),
             self.seed.to_string(),
             self.zero_every.to_string(),
+            match self.contents {
+                Contents::Counting => "counting",
+                Contents::Flat => "flat",
+                Contents::Mixed => "mixed",
+            }
+            .to_owned(),
         ]
     }
 
     fn parse(arguments: &[String]) -> Result<Self> {
-        let [kind, pages, seed, zero_every] = arguments else {
-            bail!("usage: pattern small|huge|shared PAGES SEED ZERO_EVERY");
+        let [kind, pages, seed, zero_every, contents] = arguments else {
+            bail!("usage: pattern small|huge|shared PAGES SEED ZERO_EVERY counting|flat|mixed");
         };
         let kind = match kind.as_str() {
             "small" => Kind::Small,
@@ -70,6 +89,12 @@ impl Spec {
             pages: pages.parse().context("PAGES")?,
             seed: seed.parse().context("SEED")?,
             zero_every: zero_every.parse().context("ZERO_EVERY")?,
+            contents: match contents.as_str() {
+                "counting" => Contents::Counting,
+                "flat" => Contents::Flat,
+                "mixed" => Contents::Mixed,
+                other => bail!("no such contents: {other}"),
+            },
         })
     }
 
@@ -80,6 +105,25 @@ impl Spec {
         }
         let page = u64::try_from(page).unwrap_or(u64::MAX);
         Some(mix(self.seed ^ mix(page ^ (u64::from(generation) << 56))) & !0xffff)
+    }
+
+    /// The words of page `page` in its `generation`.
+    fn words(&self, page: usize, generation: u8) -> impl Iterator<Item = u64> {
+        const QUARTER: u64 = 128;
+        let base = self.base(page, generation);
+        let contents = match (base, self.contents, page % 4) {
+            (None, ..) => Contents::Flat,
+            (_, Contents::Mixed, 1) => Contents::Counting,
+            (_, Contents::Mixed, 2) => Contents::Flat,
+            (_, contents, _) => contents,
+        };
+        let base = base.unwrap_or(0);
+        let noise = if page % 4 == 0 { u64::MAX } else { QUARTER };
+        (0..).map(move |place| match contents {
+            Contents::Counting => base.wrapping_add(place),
+            Contents::Mixed if place < noise => mix(base ^ place),
+            Contents::Flat | Contents::Mixed => base,
+        })
     }
 }
 
@@ -112,17 +156,9 @@ impl Filler {
             .get(page)
             .copied()
             .context("page out of range")?;
-        let base = self.spec.base(page, generation);
         let words = self.region.page(page).context("page out of range")?;
-        match base {
-            None => words.fill(0),
-            Some(base) => {
-                let mut next = base;
-                for word in words {
-                    *word = next;
-                    next = next.wrapping_add(1);
-                }
-            }
+        for (word, right) in words.iter_mut().zip(self.spec.words(page, generation)) {
+            *word = right;
         }
         Ok(())
     }
@@ -134,16 +170,12 @@ impl Filler {
             .get(page)
             .copied()
             .context("page out of range")?;
-        let base = self.spec.base(page, generation);
         let words = self.region.page(page).context("page out of range")?;
-        let step = u64::from(base.is_some());
-        let mut next = base.unwrap_or(0);
         let mut differences = 0;
-        for word in words {
-            if *word != next {
-                differences += differing_bytes(*word, next);
+        for (word, right) in words.iter().zip(self.spec.words(page, generation)) {
+            if *word != right {
+                differences += differing_bytes(*word, right);
             }
-            next = next.wrapping_add(step);
         }
         Ok(differences)
     }
@@ -274,11 +306,16 @@ mod tests {
     use super::*;
 
     fn filler(kind: Kind, zero_every: usize) -> Filler {
+        with(kind, zero_every, Contents::Counting)
+    }
+
+    fn with(kind: Kind, zero_every: usize, contents: Contents) -> Filler {
         Filler::new(Spec {
             kind,
             pages: 100,
             seed: 42,
             zero_every,
+            contents,
         })
         .unwrap()
     }
@@ -292,6 +329,32 @@ mod tests {
             filler.rewrite().unwrap();
             let answer = filler.verify(true).unwrap();
             assert_eq!((answer.wrong, answer.pages), (0, 100));
+        }
+    }
+
+    #[test]
+    fn contents_are_as_they_are_called_and_verify() {
+        for contents in [Contents::Flat, Contents::Mixed] {
+            let mut filler = with(Kind::Small, 0, contents);
+            filler.fill().unwrap();
+            assert_eq!(filler.verify(true).unwrap().wrong, 0);
+            let different: Vec<usize> = (0..4)
+                .map(|page| {
+                    let words = filler.region.page(page).unwrap();
+                    words
+                        .iter()
+                        .collect::<std::collections::BTreeSet<_>>()
+                        .len()
+                })
+                .collect();
+            let expected = match contents {
+                Contents::Mixed => [512, 512, 1, 129],
+                _ => [1; 4],
+            };
+            assert_eq!(different, expected);
+            filler.region.page(3).unwrap()[500] ^= 1;
+            filler.region.page(2).unwrap()[3] ^= 1;
+            assert_eq!(filler.verify(false).unwrap().wrong, 2);
         }
     }
 

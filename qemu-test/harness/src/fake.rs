@@ -2,6 +2,8 @@
 //! A listener in the memory server's place that is none, or a bad one: for insmod's error paths, and for
 //! what a peer may not be able to do to the module.
 
+mod rubbish;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use memsrv_protocol::{
-    Hello, Instance, Message, Op, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, PAGE_SIZE, VERSION,
+    Hello, Instance, Message, Op, Seq, Slot, Status, Tag, Welcome, HEADER_LEN, PAGE_LEN, PAGE_SIZE,
+    VERSION,
 };
 use qemu_test_wire::{self as wire, Fake};
 
@@ -75,9 +78,13 @@ fn treat(mut socket: TcpStream, kind: Fake, number: u64, stop: &AtomicBool) -> s
         Fake::Noise => {
             socket.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")?;
         }
-        Fake::Deaf => welcome(&mut socket)?,
+        Fake::Deaf => welcome(&mut socket, 0)?,
+        Fake::Rubbish => {
+            welcome(&mut socket, Hello::LZ4)?;
+            return rubbish::serve(&mut socket, stop);
+        }
         Fake::Hostile => {
-            welcome(&mut socket)?;
+            welcome(&mut socket, 0)?;
             return molest(&mut socket, number, stop);
         }
     }
@@ -97,12 +104,12 @@ fn treat(mut socket: TcpStream, kind: Fake, number: u64, stop: &AtomicBool) -> s
     Ok(())
 }
 
-fn welcome(socket: &mut TcpStream) -> std::io::Result<()> {
+fn welcome(socket: &mut TcpStream, options: u32) -> std::io::Result<()> {
     let mut hello = [0; HEADER_LEN + Hello::LEN];
     socket.read_exact(&mut hello)?;
     let welcome = Welcome {
         version: VERSION,
-        options: 0,
+        options,
         instance: Instance([7; 16]),
         granted: 1 << 20,
         stored: 0,
@@ -135,7 +142,14 @@ fn molest(socket: &mut TcpStream, number: u64, stop: &AtomicBool) -> std::io::Re
             socket.write_all(&Message::Nak { seq, status }.encode())?;
         }
         2 => {
-            socket.write_all(&Message::Page { tag, slot, crc: 0 }.encode())?;
+            let (crc, len) = (0, PAGE_LEN);
+            let header = Message::Page {
+                tag,
+                slot,
+                crc,
+                len,
+            };
+            socket.write_all(&header.encode())?;
             socket.write_all(&page)?;
         }
         3 => socket.write_all(&Message::NoPage { tag, slot, status }.encode())?,

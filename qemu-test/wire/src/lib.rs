@@ -260,6 +260,8 @@ pub enum Fake {
     Deaf,
     /// Takes the session and breaks the protocol.
     Hostile,
+    /// Takes the session, grants LZ4, acknowledges every store, and answers loads with blocks that are no page's.
+    Rubbish,
 }
 
 /// The harness's answer to an [`Ask`].

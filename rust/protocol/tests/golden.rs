@@ -37,6 +37,7 @@ mod golden {
                     seq: SEQ,
                     slot: SLOT,
                     crc: CRC,
+                    len: PAGE_LEN,
                 },
                 "0200 0000 00100000 8877665544332211 0702000000000100 00000000 efbeadde",
             ),
@@ -137,6 +138,7 @@ mod golden {
                     tag: TAG,
                     slot: SLOT,
                     crc: CRC,
+                    len: PAGE_LEN,
                 },
                 "8300 0000 00100000 8877665544332211 0702000000000100 00000000 efbeadde",
             ),
@@ -437,6 +439,56 @@ mod golden {
         let mut foreign = hello().encode();
         foreign[0] = b'G';
         assert_eq!(Hello::versions(&foreign), None);
+    }
+
+    #[test]
+    fn compressed_pages_are_these_bytes_where_the_option_is_on() {
+        assert_eq!((Hello::FORWARD, Hello::LZ4, LZ4_MAX_LEN), (1, 4, 3584));
+        let store = |len| Message::Store {
+            seq: SEQ,
+            slot: SLOT,
+            crc: CRC,
+            len,
+        };
+        let page = |len| Message::Page {
+            tag: TAG,
+            slot: SLOT,
+            crc: CRC,
+            len,
+        };
+        for (from, message, hex) in [
+            (
+                Sender::Client,
+                store(0x0123),
+                "0200 0000 23010000 8877665544332211 0702000000000100 00000000 efbeadde",
+            ),
+            (
+                Sender::Server,
+                page(0x0e00),
+                "8300 0000 000e0000 8877665544332211 0702000000000100 00000000 efbeadde",
+            ),
+        ] {
+            let header = message.encode();
+            assert_eq!(header[..], bytes(hex), "{message:?}");
+            let on = Message::decode_with(&header, from, Hello::LZ4);
+            assert_eq!(on, Ok(message));
+            for options in [0, Hello::FORWARD, !Hello::LZ4] {
+                let off = Message::decode_with(&header, from, options);
+                assert!(matches!(off, Err(WireError::BadLength { .. })));
+            }
+        }
+        for len in [1, LZ4_MAX_LEN, PAGE_LEN] {
+            for (from, message) in [(Sender::Client, store(len)), (Sender::Server, page(len))] {
+                let on = Message::decode_with(&message.encode(), from, Hello::LZ4);
+                assert_eq!(on, Ok(message));
+            }
+        }
+        for len in [0, LZ4_MAX_LEN + 1, PAGE_LEN - 1, PAGE_LEN + 1, u32::MAX] {
+            for (from, message) in [(Sender::Client, store(len)), (Sender::Server, page(len))] {
+                let on = Message::decode_with(&message.encode(), from, Hello::LZ4);
+                assert!(matches!(on, Err(WireError::BadLength { .. })), "{len}");
+            }
+        }
     }
 
     #[test]

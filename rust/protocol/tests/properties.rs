@@ -46,7 +46,15 @@ mod properties {
                 let status = Status::from_code(code);
                 match kind {
                     0 => (Client, Message::Hello),
-                    1 => (Client, Message::Store { seq, slot, crc }),
+                    1 => (
+                        Client,
+                        Message::Store {
+                            seq,
+                            slot,
+                            crc,
+                            len: PAGE_LEN,
+                        },
+                    ),
                     2 => (
                         Client,
                         Message::Load {
@@ -68,7 +76,15 @@ mod properties {
                     6 => (Client, Message::Bye),
                     7 => (Server, Message::Welcome),
                     8 => (Server, Message::Refused { status, len }),
-                    9 => (Server, Message::Page { tag, slot, crc }),
+                    9 => (
+                        Server,
+                        Message::Page {
+                            tag,
+                            slot,
+                            crc,
+                            len: PAGE_LEN,
+                        },
+                    ),
                     10 => (Server, Message::NoPage { tag, slot, status }),
                     11 => (Server, Message::Ack { seq }),
                     12 => (Server, Message::Nak { seq, status }),
@@ -108,6 +124,30 @@ mod properties {
         #[test]
         fn decoding_undoes_encoding((from, message) in message()) {
             prop_assert_eq!(Message::decode(&message.encode(), from), Ok(message));
+        }
+
+        /// Whatever the length: with the option a page travels whole or as 1 to 3584 bytes, without it whole.
+        #[test]
+        fn a_page_travels_whole_or_where_the_option_is_on_as_a_shorter_block(
+            (id, slot, crc) in any::<(u64, u64, u32)>(),
+            len in prop_oneof![0..=4200_u32, Just(LZ4_MAX_LEN), Just(LZ4_MAX_LEN + 1), any::<u32>()],
+            others in any::<u32>(),
+        ) {
+            let (seq, tag, slot) = (Seq(id), Tag(id), Slot(slot));
+            let others = others & !Hello::LZ4;
+            let short = (1..=LZ4_MAX_LEN).contains(&len);
+            for (from, message) in [
+                (Sender::Client, Message::Store { seq, slot, crc, len }),
+                (Sender::Server, Message::Page { tag, slot, crc, len }),
+            ] {
+                let bytes = message.encode();
+                let without = Message::decode_with(&bytes, from, others);
+                prop_assert_eq!(without, Message::decode(&bytes, from));
+                prop_assert_eq!(without.is_ok(), len == PAGE_LEN);
+                let with = Message::decode_with(&bytes, from, others | Hello::LZ4);
+                prop_assert_eq!(with.is_ok(), len == PAGE_LEN || short);
+                prop_assert!(with.is_err() || with == Ok(message));
+            }
         }
 
         #[test]

@@ -206,7 +206,7 @@ impl Input<'_> {
             Event::PageHeader { tag, slot, .. } => {
                 self.target = Some(state.engine.page(tag, slot)?);
             }
-            Event::PageEnd { tag, slot, crc } => self.page_end(state, tag, slot, crc)?,
+            Event::PageEnd { tag, slot, crc, .. } => self.page_end(state, tag, slot, crc)?,
         }
         Ok(())
     }

@@ -73,6 +73,14 @@ pub fn server(sample: &server::Sample, rates: Option<&Rates>) -> String {
         report.free_pages.to_string(),
         size(report.free_pages),
     ]);
+    if report.stored_pages > report.used_pages {
+        // What they would take if they had not come compressed.
+        memory.add_row([
+            "stored in it".into(),
+            report.stored_pages.to_string(),
+            size(report.stored_pages),
+        ]);
+    }
     let tables = Size(report.overhead_bytes).to_string();
     memory.add_row(["tables beside".into(), "-".into(), tables]);
     text.push_str(&format!(
@@ -289,12 +297,32 @@ pub fn module(sample: &module::Sample, rates: Option<&BTreeMap<String, f64>>) ->
         }
     }
     let mut text = mirror(sample).map_or_else(String::new, |text| format!("{text}\n"));
+    if let Some(line) = compression(sample) {
+        text.push_str(&format!("{line}\n"));
+    }
     text.push_str(&format!("{counters}\n"));
     if !links.is_empty() {
         text.push_str(&format!("\n{}\n", link_table(&links)));
     }
     text.push_str(&histograms);
     text
+}
+
+/// What compressing has saved, in one line; `None` where there is none.
+fn compression(sample: &module::Sample) -> Option<String> {
+    let number = |key| match sample.get(key) {
+        Some(Value::Number(number)) => Some(*number),
+        _ => None,
+    };
+    let (pages, bytes) = (number("compressed_pages")?, number("compressed_bytes")?);
+    let page = u64::try_from(PAGE_SIZE).unwrap_or(4096);
+    let whole = pages.saturating_mul(page);
+    let percent = bytes.saturating_mul(100).checked_div(whole).unwrap_or(0);
+    let rest = number("incompressible_pages")?;
+    Some(format!(
+        "lz4: {pages} pages sent in {}, {percent}% of what they are; {rest} sent as they are",
+        Size(bytes)
+    ))
 }
 
 /// A link's number and what is said of it; of the mirror's link of the same number, as `mirror ...`.
@@ -387,6 +415,43 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_compressing_saves_is_said_in_a_line() {
+        let text = "compressed_pages 100\ncompressed_bytes 204800\nincompressible_pages 7\n";
+        let line = compression(&module::parse(text)).unwrap();
+        assert!(
+            line.starts_with("lz4: 100 pages sent in 200 KiB, 50% "),
+            "{line}"
+        );
+        assert!(line.ends_with("; 7 sent as they are"), "{line}");
+        let none = "compressed_pages 0\ncompressed_bytes 0\nincompressible_pages 0\n";
+        assert!(compression(&module::parse(none)).unwrap().contains(" 0% "));
+        assert_eq!(compression(&module::parse("stored_pages 1\n")), None);
+    }
+
+    #[test]
+    fn pages_that_came_compressed_are_counted_beside_what_they_take() {
+        let report = Report {
+            capacity_pages: 1024,
+            used_pages: 100,
+            ..Report::default()
+        };
+        let shown = |stored_pages| {
+            let report = Report {
+                stored_pages,
+                ..report.clone()
+            };
+            let sample = server::Sample {
+                address: ([127, 0, 0, 1], 7170).into(),
+                report,
+            };
+            server(&sample, None)
+        };
+        assert!(!shown(100).contains("stored in it"));
+        assert!(shown(230).contains("stored in it"));
+        assert!(shown(230).contains(" 230 "));
+    }
 
     #[test]
     fn a_histogram_has_a_bar_for_each_bucket_between_the_first_and_the_last_used() {

@@ -66,6 +66,7 @@ mod program {
             seq: Seq(1),
             slot: Slot(5),
             crc: checksum(Slot(5), &page),
+            len: PAGE_LEN,
         };
         let hello = [&Message::Hello.encode()[..], &hello.encode()].concat();
         stream

@@ -4,11 +4,13 @@
 //!
 //! A page is an exclusive reference. It lies either in the free list here or in exactly one slot of
 //! one cluster, and moves between them by value, so that no page can serve two slots. A free page keeps
-//! its old bytes; whoever takes one writes all of it before it can be read (`table.rs`).
+//! its old bytes; whoever takes one writes all of it before it can be read (`table.rs`). A page that came compressed
+//! has a part of one, of which the same holds ([`crate::rooms`]).
 //!
 //! Memory beside the pages: 8 bytes a page for the free list, and the clusters, 6 KiB each, that fill
-//! the rest of 0.8%. That is room for twice as many clusters as full ones need. The process itself, its
-//! program, threads and heap, has 8 MiB: 0.2% of a million pages.
+//! the rest of 0.8%. That is room for twice as many clusters as full ones need, and so for twice as many pages as there
+//! are frames, where they come compressed: more are not granted ([`Arena::most_pages`]), and of what is stored then the
+//! tables take 0.4%. The process itself, its program, threads and heap, has 8 MiB: 0.2% of a million pages.
 //!
 //! Locks: each shard of a pool has its own; they are the innermost and never held two at a time.
 
@@ -17,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use memsrv_protocol::{FreeMask, CLUSTER_SLOTS, PAGE_SIZE};
 
 use crate::num::{to_u64, to_usize};
+use crate::rooms::{Divided, Room};
 use crate::sys::{Mapping, Page};
 
 /// What the tables may take, in thousandths of the capacity; the design promises less than 1% of all.
@@ -33,9 +36,9 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The pages of one cluster, each with the checksum that came with it.
 pub struct Cluster {
-    /// The page in each slot.
-    pub pages: [Option<Page>; SLOTS],
-    /// CRC-32C over slot number and page, as stored.
+    /// The page in each slot, as it came.
+    pub pages: [Option<Room>; SLOTS],
+    /// CRC-32C over slot number and payload, as stored.
     pub crcs: [u32; SLOTS],
     /// How many slots have a page.
     pub used: u16,
@@ -133,6 +136,8 @@ impl<T> Pool<T> {
 pub struct Arena {
     /// The pages that hold nothing.
     pub pages: Pool<Page>,
+    /// Those that hold parts.
+    pub divided: Mutex<Divided>,
     /// The page tables that hold nothing.
     pub clusters: Pool<Box<Cluster>>,
     /// Whether the pages come from the kernel's pool of huge pages.
@@ -146,9 +151,15 @@ impl Arena {
         let clusters = cluster_count(count);
         Arena {
             pages: Pool::new(mapping.pages.iter_mut(), count),
+            divided: Mutex::default(),
             clusters: Pool::new(std::iter::repeat_with(Cluster::empty), clusters),
             hugetlb: mapping.hugetlb,
         }
+    }
+
+    /// How many compressed pages may be stored: as many as full page tables have slots for, about.
+    pub fn most_pages(&self) -> u64 {
+        self.pages.total().saturating_mul(2)
     }
 
     /// Bytes that the tables take beside `pages` pages.

@@ -9,9 +9,10 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use memsrv_protocol::{FreeMask, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
+use memsrv_protocol::{FreeMask, Hello, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
 
 use crate::mirror::forward::{Forward, Kind};
+use crate::num::to_u32;
 use crate::persist::promise::Promises;
 use crate::persist::queue::{Need, NoRoom, UNLOGGED};
 use crate::pull::Asker;
@@ -75,6 +76,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) peer: &'a Arc<dyn Peer>,
     /// Held by each PULL of the connection that is not answered.
     pub(crate) pulls: &'a Arc<()>,
+    /// The connection's.
+    pub(crate) options: u32,
     pub(crate) done: Operations,
     pub(crate) last: &'a mut Seq,
     pub(crate) run: &'a mut Option<Run>,
@@ -96,7 +99,7 @@ impl Batch<'_> {
                 return Ok(Paused::Stop(Stop::OutputFull));
             }
             let before = *rest;
-            let Some((message, payload)) = next(rest, skip)? else {
+            let Some((message, payload)) = next(rest, skip, self.options)? else {
                 return Ok(Paused::Stop(Stop::NeedInput));
             };
             if self.forward.blocks() && changes(message) {
@@ -108,7 +111,7 @@ impl Batch<'_> {
                 return Err(bad(text));
             }
             match message {
-                Message::Store { seq, slot, crc } => self.store(seq, slot, crc, payload)?,
+                Message::Store { seq, slot, crc, .. } => self.store(seq, slot, crc, payload)?,
                 Message::Load { tag, slot, count } => {
                     *self.run = Some(Run {
                         tag,
@@ -199,20 +202,33 @@ impl Batch<'_> {
 
     fn store(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {
         self.check_number(seq)?;
-        let page = payload.first_chunk::<PAGE_SIZE>();
-        let page = page.ok_or_else(|| bad("STORE is too short"))?;
         let result = if self.shared.draining.load(Ordering::Relaxed) {
             Err(Status::Draining)
-        } else if checksum(slot, page) != crc {
+        } else if checksum(slot, payload) != crc {
             Err(Status::BadChecksum)
         } else {
-            self.put(seq, slot, crc, page)?
+            self.put(seq, slot, crc, payload)?
         };
         match result {
             Ok(()) => {
                 self.done.stores = self.done.stores.saturating_add(1);
-                let header = Message::Store { seq, slot, crc }.encode();
-                self.forward.executed(seq, Kind::Store, &header, page);
+                let len = to_u32(payload.len());
+                let store = Message::Store {
+                    seq,
+                    slot,
+                    crc,
+                    len,
+                };
+                let header = store.encode();
+                self.forward.executed(seq, Kind::Store, &header, payload);
+            }
+            Err(status) if self.options & Hello::NO_REFUSAL != 0 => {
+                let text = format!(
+                    "operation {} cannot be done ({}), and was to be",
+                    seq.0,
+                    status.as_str()
+                );
+                return Err(refused(status, text).into());
             }
             Err(status) => {
                 self.forward.passed_over(seq, slot);
@@ -233,12 +249,16 @@ impl Batch<'_> {
         seq: Seq,
         slot: Slot,
         crc: u32,
-        page: &[u8; PAGE_SIZE],
+        payload: &[u8],
     ) -> Result<Result<(), Status>, Ended> {
         let life = &self.at.life;
         let (arena, quota) = (&self.shared.arena, &life.client.quota);
         let Some(persist) = &self.shared.persist else {
-            return life.table.store(arena, quota, slot, crc, page);
+            return life.table.store(arena, quota, slot, crc, payload);
+        };
+        // The log has whole pages only, and compressed ones are not granted.
+        let Some(page) = payload.first_chunk::<PAGE_SIZE>() else {
+            return Ok(Err(Status::BadRequest));
         };
         let Ok(mut entry) = persist.enter(Need::Page) else {
             return Ok(Err(Status::Full));
@@ -326,18 +346,34 @@ impl Batch<'_> {
             }
             let output = &mut *self.output;
             let suspect = self.at.life.suspect.load(Ordering::Relaxed);
-            let mut damaged = false;
+            let whole_only = self.options & Hello::LZ4 == 0;
+            let (mut damaged, mut compressed) = (false, false);
             let found = self.at.life.table.load(slot, |crc, page| {
                 if suspect && checksum(slot, page) != crc {
                     damaged = true;
                     return;
                 }
-                output.extend_from_slice(&Message::Page { tag, slot, crc }.encode());
+                if whole_only && page.len() != PAGE_SIZE {
+                    compressed = true;
+                    return;
+                }
+                let len = to_u32(page.len());
+                let header = Message::Page {
+                    tag,
+                    slot,
+                    crc,
+                    len,
+                };
+                output.extend_from_slice(&header.encode());
                 output.extend_from_slice(page);
             })?;
             if damaged {
                 let status = Status::BadChecksum;
                 self.done.count_refused(status);
+                self.answer(Message::NoPage { tag, slot, status });
+            } else if compressed {
+                // It is here, and what this connection could make of it is nothing.
+                let status = Status::BadRequest;
                 self.answer(Message::NoPage { tag, slot, status });
             } else if found {
                 self.done.loads = self.done.loads.saturating_add(1);

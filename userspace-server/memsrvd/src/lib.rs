@@ -5,8 +5,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`config`], [`size`], [`error`], [`log`] | options, their errors and exit codes, log lines |
-//! | [`sys`], [`memory`] | memory from the kernel; all of the `unsafe` |
-//! | [`arena`], [`table`] | free pages, and the page table of a region |
+//! | [`sys`], [`memory`] | memory from the kernel; with `rooms/sys.rs` all of the `unsafe` |
+//! | [`arena`], [`rooms`], [`table`] | free pages, parts of pages, and the page table of a region |
 //! | [`regions`] | clients, regions, streams, and who owns them |
 //! | [`session`], [`batch`] | the protocol, without I/O |
 //! | [`pull`] | pages fetched from another server |
@@ -28,6 +28,7 @@ pub mod num;
 pub mod persist;
 pub mod pull;
 pub mod regions;
+pub mod rooms;
 pub mod server;
 pub mod session;
 pub mod size;

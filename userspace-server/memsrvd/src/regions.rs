@@ -90,6 +90,8 @@ pub struct Life {
     pub suspect: AtomicBool,
     /// Whether one of its streams has lost the mirror: none begins to be forwarded any more.
     pub mirror_lost: AtomicBool,
+    /// Whether a stream was granted LZ4: it may hold compressed pages.
+    pub lz4: AtomicBool,
 }
 
 impl Life {
@@ -110,6 +112,7 @@ impl Life {
             log,
             suspect: AtomicBool::new(false),
             mirror_lost: AtomicBool::new(false),
+            lz4: AtomicBool::new(false),
         }
     }
 
@@ -288,7 +291,8 @@ impl Shared {
             older.hang_up();
         }
         let quota = &attachment.life.client.quota;
-        let most = quota.pages.limit().min(self.arena.pages.total());
+        let options = self.options(hello.options);
+        let compressed = options & Hello::LZ4 != 0;
         let stream = attachment.life.streams.get(usize::from(hello.stream));
         let executed = match stream {
             Some(stream) => lock(stream).executed,
@@ -296,19 +300,26 @@ impl Shared {
         };
         let welcome = Welcome {
             version: self.version,
-            options: 0,
+            options,
             instance: self.instance,
-            granted: if hello.wanted == 0 {
-                most
-            } else {
-                most.min(hello.wanted)
-            },
+            granted: quota.granted(&self.arena, hello.wanted, compressed),
             stored: attachment.life.table.pages(),
             executed,
             window: WINDOW,
             mirror: None,
         };
         Ok((attachment, welcome))
+    }
+
+    /// Those of the options that a client asks for which this server has by itself.
+    ///
+    /// A log has whole pages only, so with one there are no compressed ones.
+    pub(crate) fn options(&self, asked: u32) -> u32 {
+        let has = match self.persist {
+            Some(_) => Hello::NO_REFUSAL,
+            None => Hello::NO_REFUSAL | Hello::LZ4,
+        };
+        asked & has
     }
 
     /// The client of that name, made known if it may be.

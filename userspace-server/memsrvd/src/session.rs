@@ -118,6 +118,8 @@ pub struct Session {
     state: State,
     /// Bytes still to come of an operation that we do not know.
     skip: u32,
+    /// The options that are on.
+    options: u32,
     run: Option<Run>,
     last: Seq,
     /// Whether it has asked for statistics.
@@ -147,6 +149,7 @@ impl Session {
             peer,
             state: State::Greeting,
             skip: 0,
+            options: 0,
             run: None,
             last: Seq(0),
             asked: false,
@@ -282,7 +285,7 @@ impl Session {
     /// Executes messages until there is a session; `None` then.
     fn greet(&mut self, rest: &mut &[u8], output: &mut Vec<u8>) -> Result<Option<Stop>, End> {
         while output.len() < OUTPUT_LIMIT {
-            let Some((message, payload)) = next(rest, &mut self.skip)? else {
+            let Some((message, payload)) = next(rest, &mut self.skip, self.options)? else {
                 return Ok(Some(Stop::NeedInput));
             };
             match message {
@@ -332,6 +335,7 @@ impl Session {
             "a connection that only reads");
         output.extend_from_slice(&Message::Welcome.encode());
         output.extend_from_slice(&welcome.encode());
+        self.options = welcome.options;
         self.state = State::Open(attachment);
         self.spoken = true;
         Ok(())
@@ -348,10 +352,14 @@ impl Session {
     }
 
     /// Lets a client begin.
-    fn welcome(&self, hello: &Hello, welcome: &Welcome, output: &mut Vec<u8>) {
+    fn welcome(&mut self, hello: &Hello, welcome: &Welcome, output: &mut Vec<u8>) {
+        self.options = welcome.options;
+        if let (State::Open(at), true) = (&self.state, self.options & Hello::LZ4 != 0) {
+            at.life.lz4.store(true, Ordering::Relaxed);
+        }
         tracing::info!(peer = self.peer.address(), client = %hello.client, region = %hello.region,
             stream = hello.stream, streams = hello.streams, granted = welcome.granted,
-            stored = welcome.stored, forwarded = welcome.options & Hello::FORWARD != 0,
+            stored = welcome.stored, forwarded = welcome.options & Hello::FORWARD != 0, lz4 = welcome.options & Hello::LZ4 != 0,
             "client connected");
         output.extend_from_slice(&Message::Welcome.encode());
         output.extend_from_slice(&welcome.encode());
@@ -378,6 +386,7 @@ impl Session {
             stream: stream.as_deref_mut(),
             peer: &self.peer,
             pulls: &self.pulls,
+            options: self.options,
             done: Operations::default(),
             last: &mut self.last,
             run: &mut self.run,
@@ -419,10 +428,11 @@ fn stat(shared: &Shared, asked: &mut bool, tag: Tag, output: &mut Vec<u8>) {
     output.extend_from_slice(text.as_bytes());
 }
 
-/// Takes the next whole message off `rest`; `None` where there is none.
+/// Takes the next whole message off `rest`, where these options are on; `None` where there is none.
 pub(crate) fn next<'a>(
     rest: &mut &'a [u8],
     skip: &mut u32,
+    options: u32,
 ) -> Result<Option<(Message, &'a [u8])>, End> {
     let step = rest.len().min(to_usize(u64::from(*skip)));
     *rest = rest.get(step..).unwrap_or(&[]);
@@ -430,7 +440,7 @@ pub(crate) fn next<'a>(
     let Some((header, behind)) = rest.split_first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
-    let message = Message::decode(header, Sender::Client).map_err(wire_error)?;
+    let message = Message::decode_with(header, Sender::Client, options).map_err(wire_error)?;
     if let Message::Strange { len, .. } = message {
         *skip = len;
         *rest = behind;

@@ -175,10 +175,12 @@ pub struct Report {
     pub page_size: u64,
     /// Pages it can hold.
     pub capacity_pages: u64,
-    /// Pages it holds.
+    /// Those of them that are in use: for as many pages, or for more that came compressed.
     pub used_pages: u64,
-    /// Pages it has room for.
+    /// Those that are not.
     pub free_pages: u64,
+    /// Pages it holds, compressed or not.
+    pub stored_pages: u64,
     /// Whether the pages lie in the kernel's pool of huge pages.
     pub hugetlb: bool,
     /// Bytes of tables beside the pages, all taken at start.
@@ -278,6 +280,7 @@ impl Report {
             capacity_pages: capacity,
             used_pages: capacity.saturating_sub(free),
             free_pages: free,
+            stored_pages: regions.iter().map(|region| region.pages).sum(),
             hugetlb: arena.hugetlb,
             overhead_bytes: Arena::overhead_bytes(to_usize(capacity)),
             clusters: arena.clusters.total(),

@@ -2,7 +2,7 @@
 
 //! What the server asks of the kernel for itself: memory that is never swapped, and flags of the process.
 //!
-//! This is the only file with `unsafe`. What it hands out is ordinary: a mapping becomes exclusive
+//! This and `rooms/sys.rs` are the only files with `unsafe`. What it hands out is ordinary: a mapping becomes exclusive
 //! references to its pages, which live as long as the process does, so nobody can hold a page twice
 //! and nobody can hold one that is gone.
 
@@ -16,8 +16,13 @@ use memsrv_protocol::PAGE_SIZE;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MlockAllFlags, ProtFlags};
 
+/// The bytes of one page.
+#[repr(C, align(4096))]
+pub struct Frame([u8; PAGE_SIZE]);
+const _: () = assert!(size_of::<Frame>() == PAGE_SIZE && align_of::<Frame>() == PAGE_SIZE);
+
 /// One page of the arena, owned by whoever holds the reference.
-pub type Page = &'static mut [u8; PAGE_SIZE];
+pub type Page = &'static mut Frame;
 
 /// The size that the arena is rounded up to: a huge page of x86-64.
 pub const HUGE_PAGE: usize = 2 * 1024 * 1024;
@@ -25,7 +30,7 @@ pub const HUGE_PAGE: usize = 2 * 1024 * 1024;
 /// The pages of the arena, as mapped.
 pub struct Mapping {
     /// Every page.
-    pub pages: &'static mut [[u8; PAGE_SIZE]],
+    pub pages: &'static mut [Frame],
     /// Whether they come from the kernel's pool of huge pages.
     pub hugetlb: bool,
 }
@@ -69,7 +74,7 @@ fn map(bytes: usize, extra: MapFlags) -> io::Result<*mut c_void> {
 }
 
 /// The first `count` pages of a mapping that is never unmapped.
-fn leak(start: *mut c_void, count: usize) -> &'static mut [[u8; PAGE_SIZE]] {
+fn leak(start: *mut c_void, count: usize) -> &'static mut [Frame] {
     // SAFETY: `start` is a fresh private mapping of at least `count` pages (`map_pages` rounds up),
     // readable, writable, zeroed, aligned to a page; it is never unmapped, and this is the only
     // reference made to it.
@@ -82,7 +87,7 @@ fn leak(start: *mut c_void, count: usize) -> &'static mut [[u8; PAGE_SIZE]] {
 ///
 /// `ENOMEM` or `EPERM` where the limit on locked memory is too low; `EAGAIN` or `ENOMEM` where there
 /// is not enough memory.
-pub fn lock_pages(pages: &mut [[u8; PAGE_SIZE]]) -> io::Result<()> {
+pub fn lock_pages(pages: &mut [Frame]) -> io::Result<()> {
     // SAFETY: the range is one that we hold a reference to, and locking changes no contents.
     Ok(unsafe { rustix::mm::mlock(pages.as_mut_ptr().cast(), std::mem::size_of_val(pages)) }?)
 }

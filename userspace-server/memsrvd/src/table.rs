@@ -14,10 +14,11 @@ mod awaits;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
-use memsrv_protocol::{FreeMask, Slot, Status, PAGE_SIZE};
+use memsrv_protocol::{FreeMask, Slot, Status};
 
 use crate::arena::{lock, Arena, Cluster};
 use crate::num::{to_u64, to_usize};
+use crate::rooms::{Kind, Room};
 
 /// A number of things with a limit, taken and given back from many threads.
 #[derive(Debug)]
@@ -64,18 +65,33 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// A quota of `limit` pages in this arena.
+    /// A quota of `limit` pages in this arena, compressed or not. One of the whole arena is no limit.
     pub fn new(limit: u64, arena: &Arena) -> Quota {
         let (pages, clusters) = (arena.pages.total(), arena.clusters.total());
-        let share = if limit >= pages {
-            u64::MAX
-        } else {
-            let share = u128::from(clusters).saturating_mul(u128::from(limit));
-            u64::try_from(share.div_ceil(u128::from(pages))).unwrap_or(clusters)
-        };
+        if limit >= pages {
+            return Quota {
+                pages: Budget::new(arena.most_pages()),
+                clusters: Budget::new(u64::MAX),
+            };
+        }
+        let share = u128::from(clusters).saturating_mul(u128::from(limit));
+        let share = u64::try_from(share.div_ceil(u128::from(pages))).unwrap_or(clusters);
         Quota {
             pages: Budget::new(limit),
             clusters: Budget::new(share),
+        }
+    }
+
+    /// How many pages a client may store that wants so many (0: any number), compressed or not.
+    pub fn granted(&self, arena: &Arena, wanted: u64, compressed: bool) -> u64 {
+        let most = match compressed {
+            true => arena.most_pages(),
+            false => arena.pages.total(),
+        };
+        let most = most.min(self.pages.limit());
+        match wanted {
+            0 => most,
+            wanted => most.min(wanted),
         }
     }
 }
@@ -125,7 +141,7 @@ impl Table {
         quota: &Quota,
         slot: Slot,
         crc: u32,
-        bytes: &[u8; PAGE_SIZE],
+        bytes: &[u8],
     ) -> Result<Result<(), Status>, Ended> {
         let number = slot.cluster();
         let mut shard = lock(self.shard(number)?);
@@ -171,19 +187,15 @@ impl Table {
     /// # Errors
     ///
     /// The region has ended.
-    pub fn load(
-        &self,
-        slot: Slot,
-        show: impl FnOnce(u32, &[u8; PAGE_SIZE]),
-    ) -> Result<bool, Ended> {
+    pub fn load(&self, slot: Slot, show: impl FnOnce(u32, &[u8])) -> Result<bool, Ended> {
         let number = slot.cluster();
         let shard = lock(self.shard(number)?);
         if shard.ended {
             return Err(Ended);
         }
         let found = shard.clusters.get(&number).and_then(|cluster| {
-            let page = cluster.pages.get(slot.index())?.as_deref()?;
-            Some((*cluster.crcs.get(slot.index())?, page))
+            let page = cluster.pages.get(slot.index())?.as_ref()?;
+            Some((*cluster.crcs.get(slot.index())?, page.payload()))
         });
         let Some((crc, page)) = found else {
             return Ok(false);
@@ -279,7 +291,7 @@ fn put(
     quota: &Quota,
     slot: Slot,
     crc: u32,
-    bytes: &[u8; PAGE_SIZE],
+    bytes: &[u8],
 ) -> Result<(), Status> {
     let (place, sum) = (
         cluster.pages.get_mut(slot.index()),
@@ -288,23 +300,41 @@ fn put(
     let (Some(place), Some(sum)) = (place, sum) else {
         return Err(Status::BadRequest);
     };
-    if let Some(page) = place {
-        **page = *bytes;
+    if let Some(room) = place {
+        replace(room, arena, slot.cluster(), bytes)?;
     } else {
         if !quota.pages.take() {
             return Err(Status::Quota);
         }
-        let Some(page) = arena.pages.take(slot.cluster()) else {
+        let Some(mut room) = arena.room(slot.cluster(), bytes.len()) else {
             quota.pages.give_back(1);
             return Err(Status::Full);
         };
-        // Every byte is written before the slot has the page.
-        *page = *bytes;
-        *place = Some(page);
+        // It is written before the slot has it.
+        room.write(bytes);
+        *place = Some(room);
         cluster.used = cluster.used.saturating_add(1);
         *pages = pages.saturating_add(1);
     }
     *sum = crc;
+    Ok(())
+}
+
+/// Puts a page into a slot's room, or into another one if there is one that fits it better.
+fn replace(room: &mut Room, arena: &Arena, hint: u64, bytes: &[u8]) -> Result<(), Status> {
+    let here = Kind::of(bytes.len()).is_some_and(|kind| kind.rooms() == room.kind().rooms());
+    if here && room.write(bytes) {
+        return Ok(());
+    }
+    match arena.room(hint, bytes.len()) {
+        Some(mut other) => {
+            other.write(bytes);
+            arena.give_back(hint, std::mem::replace(room, other));
+        }
+        // Where nothing is left, the one that it has may do.
+        None if room.write(bytes) => {}
+        None => return Err(Status::Full),
+    }
     Ok(())
 }
 
@@ -314,7 +344,7 @@ fn empty(cluster: &mut Cluster, arena: &Arena, hint: u64, chosen: impl Fn(usize)
     for (index, place) in cluster.pages.iter_mut().enumerate() {
         if chosen(index) {
             if let Some(page) = place.take() {
-                arena.pages.put(hint, page);
+                arena.give_back(hint, page);
                 freed = freed.saturating_add(1);
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 
 use crate::guest::{poll, Cgroup, Filler, Guest, Swap};
-use crate::pattern::Spec;
+use crate::pattern::{Contents, Spec};
 use crate::sys::Kind;
 
 /// A server with much room.
@@ -21,6 +21,7 @@ pub fn small(pages: usize, seed: u64) -> Spec {
         pages,
         seed,
         zero_every: 0,
+        contents: Contents::Counting,
     }
 }
 

@@ -6,6 +6,7 @@
 mod basic;
 mod bench;
 mod common;
+mod compressed;
 mod demo;
 mod faults;
 mod figures;

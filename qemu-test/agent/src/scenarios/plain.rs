@@ -4,7 +4,7 @@
 use anyhow::{ensure, Result};
 
 use crate::guest::{Guest, Swap};
-use crate::pattern::Spec;
+use crate::pattern::{Contents, Spec};
 use crate::sys::Kind;
 
 /// Four times a cgroup's limit, all of it through the disk swap.
@@ -19,6 +19,7 @@ pub fn swap(guest: &mut Guest) -> Result<()> {
             pages: 16384,
             seed: 1,
             zero_every: 0,
+            contents: Contents::Counting,
         },
     )?;
     filler.fill()?;

@@ -47,6 +47,7 @@ pub fn parameters(guest: &mut Guest) -> Result<()> {
         (format!("server={host} spin_us=10001"), "spin_us"),
         (format!("server={host} dscp=64"), "dscp"),
         (format!("server={host} disk=maybe"), "disk="),
+        (format!("server={host} compress=zip"), "compress="),
     ] {
         refused(guest, &parameters, Errno::INVAL, says)?;
     }

@@ -4,8 +4,8 @@
 use qemu_test_wire::TARGET_SCENARIO;
 
 use super::{
-    basic, bench, demo, figures, forwarded, injected, kinds, losses, mirror, plain, power,
-    refusals, resync, room, through, tiers, Entry, Kind,
+    basic, bench, compressed, demo, figures, forwarded, injected, kinds, losses, mirror, plain,
+    power, refusals, resync, room, through, tiers, Entry, Kind,
 };
 
 /// All but the fault matrix, in the order in which those with equal machines run.
@@ -330,6 +330,48 @@ pub const ALL: &[Entry] = &[
         mirror::given_up,
     ),
     Entry::new("mirror-gone", "both servers die", mirror::both_gone),
+    Entry::new(
+        "compressed",
+        "pages that compress well, badly and not at all",
+        compressed::contents,
+    ),
+    Entry::new(
+        "compressed-huge",
+        "2 MiB folios, compressed",
+        compressed::huge,
+    ),
+    Entry::new(
+        "compressed-more",
+        "more pages than the server has frames",
+        compressed::more,
+    ),
+    Entry::new(
+        "compressed-mirror",
+        "two servers, each page compressed on both; either dies",
+        compressed::mirrored,
+    )
+    .within(300),
+    Entry::new(
+        "compressed-through",
+        "compressed, and on the disk, too; the server dies",
+        compressed::through,
+    ),
+    Entry::new(
+        "compressed-not",
+        "a server that does not grant it, at insmod and later",
+        compressed::not_granted,
+    ),
+    Entry::new(
+        "compressed-missing",
+        "a kernel without LZ4",
+        compressed::missing,
+    ),
+    Entry::new(
+        "compressed-rubbish",
+        "blocks of the right checksum that are no page's",
+        compressed::rubbish,
+    )
+    .within(600),
     Entry::new(
         "rewritten",
         "pages change while their writeback waits",

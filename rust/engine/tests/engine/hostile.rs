@@ -4,7 +4,7 @@
 
 use super::common::{config, crc, decode, stream, Done, TestStream};
 use memsrv_engine::{Completion, Event, LoadError, Receiver, StoreError, Want};
-use memsrv_protocol::{FreeMask, Message, Op, Seq, Slot, Status, Tag};
+use memsrv_protocol::{FreeMask, Message, Op, Seq, Slot, Status, Tag, PAGE_LEN};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,6 +82,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                     seq,
                     slot,
                     crc: aux,
+                    len: PAGE_LEN,
                 },
                 2 => Message::Load {
                     tag,
@@ -99,6 +100,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                     tag,
                     slot,
                     crc: aux,
+                    len: PAGE_LEN,
                 },
                 7 => Message::NoPage { tag, slot, status },
                 8 => Message::Ack { seq },

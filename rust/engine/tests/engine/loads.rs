@@ -4,7 +4,7 @@
 
 use super::common::{answer, drain, drain_tags, loaded, next, stream, Done, TestStream};
 use memsrv_engine::{Completion, Fault, LoadError, NoRoom, PageTarget};
-use memsrv_protocol::{Message, Op, Slot, Status, Tag};
+use memsrv_protocol::{Message, Op, Slot, Status, Tag, PAGE_LEN};
 
 const LARGE: u32 = 1 << 20;
 
@@ -343,7 +343,15 @@ fn messages_out_of_place_are_faults() {
     for (message, fault) in [
         (Message::Welcome, Fault::Handshake),
         (Message::Refused { status, len: 0 }, Fault::Handshake),
-        (Message::Page { tag, slot, crc: 0 }, Fault::Unexpected),
+        (
+            Message::Page {
+                tag,
+                slot,
+                crc: 0,
+                len: PAGE_LEN,
+            },
+            Fault::Unexpected,
+        ),
         (Message::Bye, Fault::Unexpected),
         (
             Message::Unknown { tag, op: Op::LOAD },

@@ -6,7 +6,7 @@ use super::common::{
     ack, answer, crc, decode, drain, drain_seqs, next, stored, stream, Done, TestStream,
 };
 use memsrv_engine::{Completion, Fault, NoRoom, Outgoing, StoreError, FREE_LIMIT};
-use memsrv_protocol::{FreeMask, Message, Seq, Slot, Status};
+use memsrv_protocol::{FreeMask, Message, Seq, Slot, Status, PAGE_LEN};
 
 const LARGE: u32 = 1 << 20;
 
@@ -63,7 +63,8 @@ fn a_header_carries_what_was_asked() {
         Message::Store {
             seq: Seq(1),
             slot: Slot(77),
-            crc: 0xabcd
+            crc: 0xabcd,
+            len: PAGE_LEN,
         }
     );
 }

@@ -162,8 +162,9 @@ impl Twin {
         let out = self.stream.next(&mask, &crc);
         let lane = self.lane.next(ONE, &mask, &crc);
         let as_stream = |out| match out {
-            Outgoing::Store { header, token } => Outgoing::Store {
+            Outgoing::Store { header, len, token } => Outgoing::Store {
                 header,
+                len,
                 token: self.tokens.borrow()[usize::try_from(token).unwrap()].unwrap(),
             },
             other => other,

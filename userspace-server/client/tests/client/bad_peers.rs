@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::common::{config, load, page, Server};
 use memsrv_client::{Client, ClientConfig, Error, Slot, Status};
-use memsrv_protocol::{Instance, Message, Seq, Tag, Welcome, PAGE_SIZE, VERSION};
+use memsrv_protocol::{Instance, Message, Seq, Tag, Welcome, PAGE_LEN, PAGE_SIZE, VERSION};
 
 /// A peer that does the same with every connection.
 fn peer(serve: impl Fn(&mut TcpStream) + Send + 'static) -> SocketAddr {
@@ -187,6 +187,7 @@ fn a_page_under_a_forged_tag_completes_nothing() {
             tag: Tag(0xdead),
             slot: Slot(9),
             crc: 0,
+            len: PAGE_LEN,
         };
         let _sent = socket.write_all(&[&forged.encode()[..], &[0; PAGE_SIZE]].concat());
     });
@@ -222,7 +223,12 @@ fn a_damaged_page_is_an_error_and_not_data() {
             let Message::Load { tag, slot, .. } = load else {
                 panic!("{load:?}")
             };
-            let answer = Message::Page { tag, slot, crc: 1 };
+            let answer = Message::Page {
+                tag,
+                slot,
+                crc: 1,
+                len: PAGE_LEN,
+            };
             let _sent = socket.write_all(&[&answer.encode()[..], &page(slot, 1)].concat());
             let _closed = socket.read(&mut request);
         }

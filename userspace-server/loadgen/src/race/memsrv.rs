@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use memsrv_protocol::{
     Hello, Incarnation, Instance, Message, Name, Sender, Seq, Slot, Status, Tag, Welcome,
-    HEADER_LEN, VERSION,
+    HEADER_LEN, PAGE_LEN, VERSION,
 };
 
 use crate::protocol::{put_page, take, Answer, Gave, Greeting, Kind, Place, Protocol, Wrong};
@@ -141,7 +141,14 @@ impl Protocol for Memsrv {
         let page = out.get(at + HEADER_LEN..).unwrap_or_default();
         let crc = crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), page);
         if let Some(header) = out.get_mut(at..at + HEADER_LEN) {
-            header.copy_from_slice(&Message::Store { seq, slot, crc }.encode());
+            let len = PAGE_LEN;
+            let store = Message::Store {
+                seq,
+                slot,
+                crc,
+                len,
+            };
+            header.copy_from_slice(&store.encode());
         }
     }
 
@@ -263,8 +270,15 @@ mod tests {
             Box::new(codec)
         };
         let ack = |seq| Message::Ack { seq: Seq(seq) }.encode().to_vec();
-        let (tag, slot, crc) = (Tag(1), Slot(5), 0);
-        let header = Message::Page { tag, slot, crc }.encode().to_vec();
+        let (tag, slot, crc, len) = (Tag(1), Slot(5), 0, PAGE_LEN);
+        let header = Message::Page {
+            tag,
+            slot,
+            crc,
+            len,
+        }
+        .encode()
+        .to_vec();
         let bytes = [ack(2), header, page(1005), ack(2), ack(3)].concat();
         let done = |place| Answer {
             place,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use memsrv_protocol::Endpoint;
+use memsrv_protocol::{Endpoint, Hello};
 use serde::{Deserialize, Serialize};
 
 use crate::listener::SocketOptions;
@@ -85,6 +85,15 @@ impl Mirror {
             forwarded: AtomicU64::new(0),
             streams: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+        }
+    }
+
+    /// The option that it must grant.
+    pub fn no_refusal(&self) -> u32 {
+        match self.options.ack {
+            // Its refusals are passed on, and nothing was acknowledged before.
+            MirrorAck::After => 0,
+            MirrorAck::Before => Hello::NO_REFUSAL,
         }
     }
 

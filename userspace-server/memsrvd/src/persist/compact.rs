@@ -19,7 +19,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use memsrv_protocol::{Slot, CLUSTER_SLOTS};
+use memsrv_protocol::{Slot, CLUSTER_SLOTS, PAGE_SIZE};
 
 use super::queue::{Need, NoRoom};
 use super::{record_bytes, Persist};
@@ -136,7 +136,10 @@ impl Compaction {
             let slot = Slot(first.saturating_add(self.index));
             let mut entry = persist.enter(Need::Copy)?;
             let found = life.table.load(slot, |crc, page| {
-                entry.copy(&life.log, slot, crc, page);
+                // There are no others: compressed pages are not granted where there is a log.
+                if let Some(page) = page.first_chunk::<PAGE_SIZE>() {
+                    entry.copy(&life.log, slot, crc, page);
+                }
             });
             copied = copied.saturating_add(u64::from(found == Ok(true)));
             self.index = self.index.saturating_add(1);

@@ -267,7 +267,7 @@ impl Asker<'_> {
         Hello {
             version_min: VERSION,
             version_max: VERSION,
-            options: 0,
+            options: self.shared.options(Hello::LZ4),
             incarnation: self.at.life.incarnation,
             instance: pull.instance,
             stream: 0,

@@ -49,7 +49,7 @@ pub(super) fn put(
     deadline: Instant,
     slot: Slot,
     crc: u32,
-    page: &[u8; PAGE_SIZE],
+    payload: &[u8],
     got: &mut Got,
 ) -> Result<(), Fault> {
     let (table, quota) = (&job.life.table, &job.life.client.quota);
@@ -57,11 +57,12 @@ pub(super) fn put(
         Some(persist) => Some(enter(persist, deadline)?),
         None => None,
     };
-    match table.put_awaited(&shared.arena, quota, job.id, slot, crc, page) {
+    match table.put_awaited(&shared.arena, quota, job.id, slot, crc, payload) {
         Ok(Ok(false)) => Ok(()),
         Ok(Ok(true)) => {
             got.pages = got.pages.saturating_add(1);
-            if let Some(entry) = &mut entry {
+            // With a log only whole pages are asked for.
+            if let (Some(entry), Some(page)) = (&mut entry, payload.first_chunk::<PAGE_SIZE>()) {
                 got.logged = entry.pulled(&job.life.log, slot, crc, page);
             }
             Ok(())

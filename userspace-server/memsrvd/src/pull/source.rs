@@ -148,13 +148,14 @@ impl Input {
     }
 
     /// The next message that means something to us, with its payload.
-    fn message(&mut self, line: &Line<'_>) -> Result<(Message, &[u8]), Fault> {
+    fn message(&mut self, line: &Line<'_>, options: u32) -> Result<(Message, &[u8]), Fault> {
         let shown = std::mem::take(&mut self.shown);
         self.consume(shown);
         loop {
             let header = self.fill(line, HEADER_LEN)?;
             let header = header.first_chunk::<HEADER_LEN>();
-            let message = header.map(|header| Message::decode(header, Sender::Server));
+            let message =
+                header.map(|header| Message::decode_with(header, Sender::Server, options));
             let message = match message {
                 Some(Ok(message)) => message,
                 other => return Err(Fault::Broken(format!("it breaks the protocol: {other:?}"))),
@@ -265,6 +266,8 @@ fn take(mask: &mut FreeMask, index: usize) -> bool {
 /// What a thread needs for its conversations, whoever with.
 pub struct Buffers {
     input: Input,
+    /// The options that are on, on the present connection.
+    options: u32,
     requests: Requests,
 }
 
@@ -277,6 +280,7 @@ impl Default for Buffers {
                 end: 0,
                 shown: 0,
             },
+            options: 0,
             requests: Requests {
                 asked: Vec::with_capacity(MOST_ASKED),
                 pages: 0,
@@ -303,18 +307,21 @@ impl Buffers {
         self.requests.pages = 0;
         line.stream.set_nodelay(true).map_err(Fault::io)?;
         line.write(&[&Message::Attach.encode()[..], &hello.encode()].concat())?;
-        let (message, payload) = self.input.message(line)?;
+        let (message, payload) = self.input.message(line, 0)?;
         if message != Message::Welcome {
             return Err(Fault::nonsense(message));
         }
         let welcome = payload.first_chunk().map(Welcome::decode);
-        let instance: Instance = match welcome {
-            Some(Ok(welcome)) if welcome.version == hello.version_max => welcome.instance,
+        let (instance, options): (Instance, u32) = match welcome {
+            Some(Ok(welcome)) if welcome.version == hello.version_max => {
+                (welcome.instance, welcome.options & hello.options)
+            }
             _ => return Err(Fault::Broken("it has another protocol".to_owned())),
         };
         if instance != hello.instance {
             return Err(Fault::Broken("it is another life of the server".to_owned()));
         }
+        self.options = options;
         Ok(())
     }
 
@@ -345,7 +352,7 @@ impl Buffers {
             if self.requests.pages == 0 {
                 return Ok(result);
             }
-            let (message, payload) = self.input.message(line)?;
+            let (message, payload) = self.input.message(line, self.options)?;
             let slot = match message {
                 Message::Page { tag, slot, .. } | Message::NoPage { tag, slot, .. }
                     if self.requests.answered(tag, slot) =>
@@ -354,23 +361,20 @@ impl Buffers {
                 }
                 other => return Err(Fault::nonsense(other)),
             };
-            match (message, payload.first_chunk::<PAGE_SIZE>()) {
-                (Message::Page { crc, .. }, Some(page)) if checksum(slot, page) == crc => {
-                    put(shared, job, line.deadline, slot, crc, page, got)?;
+            match message {
+                Message::Page { crc, .. } if checksum(slot, payload) == crc => {
+                    put(shared, job, line.deadline, slot, crc, payload, got)?;
                 }
-                (Message::Page { .. }, _) if !suspect.contains(slot.index()) => {
+                Message::Page { .. } if !suspect.contains(slot.index()) => {
                     suspect.insert(slot.index());
                     wanted.insert(slot.index());
                 }
-                (Message::Page { .. }, _) => result = Err(Status::BadChecksum),
+                Message::Page { .. } => result = Err(Status::BadChecksum),
                 // The client has freed it there, and will here.
-                (
-                    Message::NoPage {
-                        status: Status::NotFound,
-                        ..
-                    },
-                    _,
-                ) => {}
+                Message::NoPage {
+                    status: Status::NotFound,
+                    ..
+                } => {}
                 _ => result = Err(Status::Unreachable),
             }
         }

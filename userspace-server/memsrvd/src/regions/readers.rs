@@ -65,7 +65,7 @@ impl Shared {
         drop(registry);
         let welcome = Welcome {
             version: self.version,
-            options: 0,
+            options: self.options(hello.options),
             instance: self.instance,
             granted: 0,
             stored: attachment.life.table.pages(),

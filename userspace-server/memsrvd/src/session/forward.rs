@@ -12,6 +12,7 @@ use memsrv_protocol::{Hello, Message, Status, Welcome};
 
 use super::{End, Session, State};
 use crate::mirror::forward::{Forward, Reason};
+use crate::mirror::Mirror;
 use crate::mirror::Streaming;
 use crate::num::to_u32;
 use crate::regions::{Attachment, Life};
@@ -49,7 +50,7 @@ impl Session {
                     let ours = Hello {
                         version_min: self.shared.version,
                         version_max: self.shared.version,
-                        options: 0,
+                        options: (welcome.options & Hello::LZ4) | mirror.no_refusal(),
                         instance: Default::default(),
                         ..*hello
                     };
@@ -120,14 +121,22 @@ impl Session {
         let stream = self.attachment()?.own().ok_or(End::Fenced)?;
         let (executed, released) = (stream.executed, stream.released);
         drop(stream);
+        let lz4 = welcome.options & Hello::LZ4;
+        let life = self.attachment()?.life.clone();
+        let compressed = lz4 != 0 && life.lz4.load(Ordering::Relaxed);
+        let wanted = self.shared.mirror.as_ref().map_or(0, Mirror::no_refusal);
         let fits = answer.and_then(|theirs| {
-            if theirs.version != self.shared.version {
+            if theirs.options & wanted != wanted {
+                Err("it would refuse stores that were acknowledged; an older memsrvd?".to_owned())
+            } else if theirs.version != self.shared.version {
                 Err(format!("it speaks version {}", theirs.version))
             } else if theirs.executed < released {
                 Err(format!(
                     "it has executed operation {} of the stream, and the client was acknowledged {}",
                     theirs.executed.0, released.0
                 ))
+            } else if compressed && theirs.options & lz4 == 0 {
+                Err("it takes no compressed pages, and there are some".to_owned())
             } else {
                 Ok(theirs)
             }
@@ -136,6 +145,11 @@ impl Session {
             Ok(theirs) => {
                 // What it lacks the client sends again.
                 welcome.executed = executed.min(theirs.executed);
+                if theirs.options & lz4 == 0 {
+                    welcome.options &= !Hello::LZ4;
+                    let quota = &life.client.quota;
+                    welcome.granted = quota.granted(&self.shared.arena, hello.wanted, false);
+                }
                 welcome.granted = welcome.granted.min(theirs.granted);
                 welcome.options |= Hello::FORWARD;
                 if self.forward.is_first() {

@@ -14,7 +14,7 @@
 
 use std::collections::hash_map::Entry;
 
-use memsrv_protocol::{FreeMask, Slot, Status, PAGE_SIZE};
+use memsrv_protocol::{FreeMask, Slot, Status};
 
 use super::{give_back_cluster, put, take_cluster, Ended, Quota, Shard, Table};
 use crate::arena::{lock, Arena, Cluster};
@@ -113,7 +113,7 @@ impl Table {
         pull: u64,
         slot: Slot,
         crc: u32,
-        bytes: &[u8; PAGE_SIZE],
+        bytes: &[u8],
     ) -> Result<Result<bool, Status>, Ended> {
         let mut shard = lock(self.shard(slot.cluster())?);
         if shard.ended {

@@ -194,10 +194,10 @@ fn compare(table: &Table, arena: &Arena, quota: &Quota, account: &Account, start
     for slot in SLOTS {
         let mut found = None;
         table
-            .load(Slot(slot), |crc, bytes| found = Some((crc, *bytes)))
+            .load(Slot(slot), |crc, bytes| found = Some((crc, bytes.to_vec())))
             .unwrap();
         let seed = account.pages.get(&slot);
-        let expected = seed.map(|seed| (checksum(Slot(slot), &page(*seed)), page(*seed)));
+        let expected = seed.map(|seed| (checksum(Slot(slot), &page(*seed)), page(*seed).to_vec()));
         assert!(found == expected, "slot {slot}");
     }
     for (id, cluster) in started {

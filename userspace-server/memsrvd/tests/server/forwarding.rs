@@ -467,6 +467,7 @@ fn before_acknowledges_at_once_and_stalls_at_the_bound() {
     let mut writer = Client {
         stream: client.stream.try_clone().unwrap(),
         seq: 1,
+        options: 0,
     };
     std::thread::scope(|scope| {
         scope.spawn(|| writer.send_stores(2..=most + 10));
@@ -499,6 +500,7 @@ fn a_mirror_that_reads_slowly_gets_everything() {
         let mut writer = Client {
             stream: client.stream.try_clone().unwrap(),
             seq: 0,
+            options: 0,
         };
         std::thread::scope(|scope| {
             scope.spawn(|| writer.send_stores(1..=3000));

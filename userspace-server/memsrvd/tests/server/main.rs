@@ -11,6 +11,8 @@ mod attach;
 #[cfg(test)]
 mod awaits;
 #[cfg(test)]
+mod compressed;
+#[cfg(test)]
 mod entry;
 #[cfg(test)]
 mod forwarding;

@@ -177,9 +177,13 @@ impl Fed {
     }
 
     pub fn welcome(&mut self, executed: u64) {
+        self.welcome_with(executed, Hello::NO_REFUSAL);
+    }
+
+    pub fn welcome_with(&mut self, executed: u64, options: u32) {
         self.welcome_as(&Welcome {
             version: VERSION,
-            options: 0,
+            options,
             instance: Instance([0x77; 16]),
             granted: 1 << 40,
             stored: 0,

@@ -246,6 +246,28 @@ fn before_loses_a_mirror_that_refuses_what_was_acknowledged() {
 }
 
 #[test]
+fn before_wants_a_mirror_that_ends_the_connection_where_it_would_refuse() {
+    let mirror = Mirror::new();
+    for (ack, asked) in [("before", Hello::NO_REFUSAL), ("after", 0)] {
+        let server = primary(mirror.address, &["--mirror-ack", ack]);
+        let mut client = server.connect();
+        client.send(&hello_bytes(&forward_hello("a", 1, 0)));
+        let mut fed = mirror.accept();
+        assert_eq!(fed.hello().options, asked, "{ack}");
+        fed.welcome_with(0, 0);
+        assert_eq!(is_forwarded(&client.welcomed()), asked == 0, "{ack}");
+    }
+    // A refusal is the end of the connection then, and the store is not executed there.
+    let server = primary(mirror.address, &["--mirror-ack", "before"]);
+    let (mut client, mut fed, _) = mirror.session(&server, &forward_hello("a", 1, 0), 0);
+    client.store(1, &page(1));
+    fed.stores(1..=1);
+    let (status, len) = (Status::Draining, 0);
+    fed.send(&Message::Refused { status, len }.encode());
+    client.told_of_the_loss();
+}
+
+#[test]
 fn a_hostile_mirror_is_lost_and_harms_nobody() {
     let mirror = Mirror::new();
     let server = primary(mirror.address, &[]);

@@ -135,7 +135,14 @@ impl Puller {
 pub fn page_bytes(tag: Tag, slot: u64, page: &[u8; PAGE_SIZE]) -> Vec<u8> {
     let slot = Slot(slot);
     let crc = checksum(slot, page);
-    [&Message::Page { tag, slot, crc }.encode()[..], page].concat()
+    let len = PAGE_LEN;
+    let header = Message::Page {
+        tag,
+        slot,
+        crc,
+        len,
+    };
+    [&header.encode()[..], page].concat()
 }
 
 /// The mask of these places in a cluster.

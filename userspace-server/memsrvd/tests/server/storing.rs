@@ -371,3 +371,28 @@ fn many_clients_with_several_streams_at_once_each_find_their_own() {
     });
     assert_eq!(server.report().used_pages, 24 * 30, "kept for their owners");
 }
+
+#[test]
+fn a_store_that_may_not_be_refused_ends_the_connection_and_is_not_counted() {
+    let server = Server::start(&["--capacity", "4K"]);
+    let strict = |issued| Hello {
+        options: Hello::NO_REFUSAL,
+        issued: Seq(issued),
+        ..hello("a", 1)
+    };
+    let mut client = server.connect();
+    assert_eq!(client.welcome(&strict(0)).options, Hello::NO_REFUSAL);
+    client.store(BASE, &page(1));
+    // No room for a second page; the third would have some, for it takes the first one's place.
+    client.send(&store_bytes(2, BASE + 1, &page(2)));
+    client.refused(Status::Full);
+    let mut damaged = store_bytes(2, BASE, &page(3));
+    damaged[HEADER_LEN] ^= 1;
+    let mut again = server.connect();
+    assert_eq!(again.welcome(&strict(2)).executed, Seq(1));
+    again.send(&damaged);
+    again.refused(Status::BadChecksum);
+    let mut last = server.connect();
+    assert_eq!(last.welcome(&strict(2)).executed, Seq(1));
+    assert_eq!(last.load(BASE).unwrap(), page(1));
+}

@@ -145,13 +145,14 @@ pub fn page(seed: u64) -> [u8; PAGE_SIZE] {
     page
 }
 
-/// The bytes of a STORE.
-pub fn store_bytes(seq: u64, slot: u64, page: &[u8; PAGE_SIZE]) -> Vec<u8> {
+/// The bytes of a STORE: of a page, or of fewer bytes, which are a compressed one.
+pub fn store_bytes(seq: u64, slot: u64, page: &[u8]) -> Vec<u8> {
     let slot = Slot(slot);
     let store = Message::Store {
         seq: Seq(seq),
         slot,
         crc: checksum(slot, page),
+        len: u32::try_from(page.len()).unwrap(),
     };
     [&store.encode()[..], page].concat()
 }
@@ -177,6 +178,8 @@ pub struct Client {
     pub stream: TcpStream,
     /// The number of the last operation.
     pub seq: u64,
+    /// The options that are on.
+    pub options: u32,
 }
 
 /// A message and its payload.
@@ -188,7 +191,11 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Client { stream, seq: 0 }
+        Client {
+            stream,
+            seq: 0,
+            options: 0,
+        }
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -198,7 +205,7 @@ impl Client {
     pub fn receive(&mut self) -> Answer {
         let mut header = [0; HEADER_LEN];
         self.stream.read_exact(&mut header).expect("an answer");
-        let message = Message::decode(&header, Sender::Server).unwrap();
+        let message = Message::decode_with(&header, Sender::Server, self.options).unwrap();
         let mut payload = vec![0; usize::try_from(message.payload_len()).unwrap()];
         self.stream
             .read_exact(&mut payload)
@@ -231,7 +238,9 @@ impl Client {
             "{:?}",
             String::from_utf8_lossy(&answer.1)
         );
-        Welcome::decode(answer.1.first_chunk().unwrap()).unwrap()
+        let welcome = Welcome::decode(answer.1.first_chunk().unwrap()).unwrap();
+        self.options = welcome.options;
+        welcome
     }
 
     /// Expects a REFUSED of that kind, and the end; gives back the words.
@@ -255,7 +264,7 @@ impl Client {
     }
 
     /// Sends a STORE and takes its answer.
-    pub fn try_store(&mut self, slot: u64, page: &[u8; PAGE_SIZE]) -> Result<(), Status> {
+    pub fn try_store(&mut self, slot: u64, page: &[u8]) -> Result<(), Status> {
         self.seq += 1;
         self.send(&store_bytes(self.seq, slot, page));
         self.acknowledged()
@@ -279,7 +288,7 @@ impl Client {
         }
     }
 
-    pub fn store(&mut self, slot: u64, page: &[u8; PAGE_SIZE]) {
+    pub fn store(&mut self, slot: u64, page: &[u8]) {
         assert_eq!(self.try_store(slot, page), Ok(()), "slot {slot}");
     }
 
@@ -308,6 +317,7 @@ impl Client {
                         tag: t,
                         slot: s,
                         crc,
+                        ..
                     },
                     page,
                 ) => {

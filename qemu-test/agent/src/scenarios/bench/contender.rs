@@ -21,6 +21,8 @@ const HERE: &str = "127.0.0.1";
 pub enum Contender {
     /// Ours.
     Memsrv,
+    /// The same with `compress=lz4`.
+    MemsrvLz4,
     /// The kernel's nbd with nbdkit's memory plugin, one connection, and nbdkit's usual 16 threads.
     Nbd,
     /// The same with one thread: the least work for a single request, whoever waits behind it.
@@ -76,6 +78,7 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memsrv => "memsrv",
+            Self::MemsrvLz4 => "memsrv lz4",
             Self::Nbd => "nbd",
             Self::NbdOneThread => "nbd -t1",
             Self::NbdPerCpu => "nbd per CPU",
@@ -96,9 +99,13 @@ impl Contender {
             Place::Outside => HOST_ADDRESS,
         };
         let swap = match self {
-            Self::Memsrv => {
+            Self::Memsrv | Self::MemsrvLz4 => {
                 let swap = Swap::on(0, 10)?;
-                guest.load_module(&format!("server={host}"))?;
+                let compress = match self {
+                    Self::MemsrvLz4 => "lz4",
+                    _ => "none",
+                };
+                guest.load_module(&format!("server={host} compress={compress}"))?;
                 swap
             }
             Self::Nbd | Self::NbdOneThread | Self::NbdPerCpu | Self::NbdServer => {
@@ -146,7 +153,7 @@ impl Contender {
             Self::NbdOneThread => Some(Other::NbdkitOneThread),
             Self::NbdServer => Some(Other::NbdServer),
             Self::Nvme => Some(Other::Nvme),
-            Self::Memsrv | Self::Brd | Self::Zram | Self::Disk => None,
+            Self::Memsrv | Self::MemsrvLz4 | Self::Brd | Self::Zram | Self::Disk => None,
         }
     }
 
@@ -154,9 +161,11 @@ impl Contender {
     fn serve(self, guest: &mut Guest, place: Place) -> Result<Option<Server>> {
         let room = room();
         match (self, self.other(), place) {
-            (Self::Memsrv, _, Place::Outside) => guest.host.start_server(&room)?,
+            (Self::Memsrv | Self::MemsrvLz4, _, Place::Outside) => {
+                guest.host.start_server(&room)?
+            }
             (_, Some(other), Place::Outside) => guest.host.start_other(other)?,
-            (Self::Memsrv, _, Place::Here) => {
+            (Self::Memsrv | Self::MemsrvLz4, _, Place::Here) => {
                 let address = format!("{HERE}:{SERVER_PORT}");
                 let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
                 return Server::start(false, &words, &address).map(Some);
@@ -189,7 +198,7 @@ impl Running {
         self.swap.off()?;
         let outside = self.place == Place::Outside;
         match self.who {
-            Contender::Memsrv => {
+            Contender::Memsrv | Contender::MemsrvLz4 => {
                 guest.rmmod()?;
                 if outside {
                     guest.host.stop_server()?;

@@ -15,7 +15,12 @@ use crate::touch::Touched;
 
 /// Megabits a second; 0 is as fast as it goes.
 const RATES: [u32; 3] = [100, 1000, 0];
-const WHO: [Contender; 3] = [Contender::Memsrv, Contender::Nbd, Contender::NbdOneThread];
+const WHO: [Contender; 4] = [
+    Contender::Memsrv,
+    Contender::MemsrvLz4,
+    Contender::Nbd,
+    Contender::NbdOneThread,
+];
 const PAGES: usize = 8192;
 /// Faults for each value, and those that are made while it is looked whether the other program is out.
 const FAULTS: usize = 256;

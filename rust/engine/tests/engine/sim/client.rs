@@ -187,7 +187,7 @@ impl Client {
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
             Some(Outgoing::Read { headers }) => up.extend(headers),
-            Some(Outgoing::Store { header, token }) => {
+            Some(Outgoing::Store { header, token, .. }) => {
                 up.extend(header);
                 up.extend(page_of(self.stores[&token].1));
             }
@@ -246,6 +246,7 @@ impl Client {
                 tag,
                 slot,
                 crc: sum,
+                ..
             } => {
                 let (target, page) = self.page.take().expect("a page was announced");
                 let result = if crc(slot, &page) == sum {

@@ -268,7 +268,7 @@ impl Mirrored {
         match out {
             Some(Outgoing::Load { header }) => up.extend(header),
             Some(Outgoing::Read { headers }) => up.extend(headers),
-            Some(Outgoing::Store { header, token }) => {
+            Some(Outgoing::Store { header, token, .. }) => {
                 up.extend(header);
                 up.extend(page_of(self.stores[&token].1));
             }
@@ -324,7 +324,7 @@ impl Mirrored {
                     .expect("a message in order");
             }
             Event::PageHeader { tag, slot, .. } => self.page_begins(replica, tag, slot),
-            Event::PageEnd { tag, slot, crc } => {
+            Event::PageEnd { tag, slot, crc, .. } => {
                 done.extend(self.page_ends(replica, tag, slot, crc))
             }
         }

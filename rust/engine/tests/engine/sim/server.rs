@@ -5,7 +5,9 @@
 use super::super::common::crc;
 use super::pulls::Pulls;
 use super::{Pipe, Wire};
-use memsrv_protocol::{FreeMask, Message, Pull, Sender, Seq, Slot, Status, Tag, HEADER_LEN};
+use memsrv_protocol::{
+    FreeMask, Message, Pull, Sender, Seq, Slot, Status, Tag, HEADER_LEN, PAGE_LEN,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Answers that are still to be given to one LOAD.
@@ -129,6 +131,7 @@ impl Server {
                 seq,
                 slot,
                 crc: sum,
+                ..
             } => {
                 assert_eq!(sum, crc(slot, payload), "a STORE's checksum");
                 self.next_number(stream, seq);
@@ -143,6 +146,7 @@ impl Server {
                 seq,
                 slot,
                 crc: sum,
+                ..
             } => {
                 assert_eq!(sum, crc(slot, payload), "a FREE's checksum");
                 self.next_number(stream, seq);
@@ -158,6 +162,7 @@ impl Server {
                 tag,
                 slot,
                 crc: sum,
+                ..
             } => {
                 assert_eq!(sum, crc(slot, payload), "a PULL's checksum");
                 let pull = Pull::decode(payload.try_into().unwrap());
@@ -260,6 +265,7 @@ impl Server {
                         tag,
                         slot,
                         crc: crc(slot, &page),
+                        len: PAGE_LEN,
                     }
                     .encode(),
                 );
