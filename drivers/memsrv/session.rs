@@ -419,10 +419,7 @@ impl Link {
         if !here {
             return Err(NoSession::Network(EAGAIN));
         }
-        match connection.attach(
-            self.clone(),
-            Rx::with(self.lz4()),
-        ) {
+        match connection.attach(self.clone(), Rx::with(self.lz4())) {
             Ok(socket) => {
                 lane.shared.if_at(self.replica, server, || {
                     part.up.store(true, Relaxed);

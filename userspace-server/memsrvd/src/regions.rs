@@ -19,6 +19,7 @@
 //!
 //! Lock order: the registry, then a stream, then the log's queue, then a table's shard or a life's readers.
 
+mod options;
 mod readers;
 
 use std::collections::{HashMap, HashSet};
@@ -309,17 +310,6 @@ impl Shared {
             mirror: None,
         };
         Ok((attachment, welcome))
-    }
-
-    /// Those of the options that a client asks for which this server has by itself.
-    ///
-    /// A log has whole pages only, so with one there are no compressed ones.
-    pub(crate) fn options(&self, asked: u32) -> u32 {
-        let has = match self.persist {
-            Some(_) => Hello::NO_REFUSAL,
-            None => Hello::NO_REFUSAL | Hello::LZ4,
-        };
-        asked & has
     }
 
     /// The client of that name, made known if it may be.

@@ -289,8 +289,9 @@ impl Divided {
     pub fn put(&mut self, room: Room) -> Option<Page> {
         let (kind, frame) = (room.kind(), room.frame().cast::<Header>());
         self.list(kind)?;
-        // SAFETY: The room is a part (it has a list), so its frame has a header, of which `owner` is not written (3).
-        let owner = unsafe { (&raw const (*frame.as_ptr()).owner).read() };
+        // SAFETY: The room is a part (it has a list), so its frame has a header, whose `owner`, which stands first, is not
+        // written (3).
+        let owner = unsafe { frame.cast::<u64>().read() };
         if owner != self.number {
             return None;
         }
