@@ -411,7 +411,10 @@ mod tests {
     fn what_compressing_saves_is_said_in_a_line() {
         let text = "compressed_pages 100\ncompressed_bytes 204800\nincompressible_pages 7\n";
         let line = compression(&module::parse(text)).unwrap();
-        assert!(line.starts_with("lz4: 100 pages sent in 200 KiB, 50% "), "{line}");
+        assert!(
+            line.starts_with("lz4: 100 pages sent in 200 KiB, 50% "),
+            "{line}"
+        );
         assert!(line.ends_with("; 7 sent as they are"), "{line}");
         let none = "compressed_pages 0\ncompressed_bytes 0\nincompressible_pages 0\n";
         assert!(compression(&module::parse(none)).unwrap().contains(" 0% "));
