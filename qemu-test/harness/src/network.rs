@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 use qemu_test_wire as wire;
-use rustix::thread::{unshare, UnshareFlags};
+use rustix::thread::UnshareFlags;
 
 /// The tap device's name, inside the namespace.
 pub const TAP: &str = "tap0";
@@ -21,7 +21,8 @@ pub fn enter_own_namespace() -> Result<()> {
         deprecated,
         reason = "what is unsafe about it concerns open files, not the network"
     )]
-    unshare(UnshareFlags::NEWNET).context("making a network namespace, which takes root")?;
+    rustix::thread::unshare(UnshareFlags::NEWNET)
+        .context("making a network namespace, which takes root")?;
     plain_congestion_control()?;
     ip(&["link", "set", "lo", "up"])?;
     ip(&["tuntap", "add", TAP, "mode", "tap"]).context("no tap device: is /dev/net/tun there?")?;

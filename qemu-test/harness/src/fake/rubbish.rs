@@ -102,13 +102,12 @@ mod tests {
         let (mut at, mut out) = (0, 0);
         let long = |at: &mut usize, nibble: usize| -> Option<usize> {
             let mut len = nibble;
-            while nibble == 15 {
-                let more = *block.get(*at)?;
+            let mut more = nibble == 15;
+            while more {
+                let byte = *block.get(*at)?;
                 *at += 1;
-                len += usize::from(more);
-                if more != 255 {
-                    break;
-                }
+                len += usize::from(byte);
+                more = byte == 255;
             }
             Some(len)
         };
