@@ -306,11 +306,15 @@ pub fn rubbish(guest: &mut Guest) -> Result<()> {
     }
     // From outside, which does not end it: of all that was away nothing can be read. Few, for each is asked for three
     // times, each time on a new connection.
-    let (_cgroup, filler) = evicted(guest, "compressed-rubbish-too", mixed(12, 110))?;
+    let (cgroup, filler) = evicted(guest, "compressed-rubbish-too", mixed(48, 110))?;
     settled(guest)?;
+    poll("an empty swap cache", Duration::from_secs(30), || {
+        cgroup.reclaim_some(48)?;
+        Ok(cgroup.cached_pages()? == 0)
+    })?;
     let unreadable = filler.unreadable_pages()?;
     guest.figures.insert("unreadable".to_owned(), unreadable);
-    ensure!(unreadable > 6, "only {unreadable} pages cannot be read");
+    ensure!(unreadable > 30, "only {unreadable} pages cannot be read");
     expect_at_least(guest, "failed_loads_checksum", unreadable)?;
     ensure!(
         guest.stat("loaded_pages")? == 0,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A server that keeps nothing and gives out blocks of the right checksum that are no page's.
+//! A server that keeps nothing and gives out blocks of the right checksum that are no page's, and a page's whose
+//! checksum is wrong.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -35,7 +36,8 @@ pub fn serve(socket: &mut TcpStream, stop: &AtomicBool) -> std::io::Result<()> {
 
 /// A PAGE whose block is one of several kinds of rubbish, by its slot.
 fn answer(tag: Tag, slot: Slot) -> Vec<u8> {
-    let block: Vec<u8> = match slot.0 % 6 {
+    let kind = slot.0 % 7;
+    let block: Vec<u8> = match kind {
         // Noise.
         0 => (0..300_u64)
             .map(|n| (n.wrapping_mul(slot.0 | 1) >> 3).to_le_bytes()[0])
@@ -49,9 +51,11 @@ fn answer(tag: Tag, slot: Slot) -> Vec<u8> {
         // A match that begins before the block does.
         4 => [&[0x1f, 0, 0xff, 0xff][..], &[0xff; 14], &[0x10]].concat(),
         // Nothing.
-        _ => vec![0],
+        5 => vec![0],
+        // A page's, that was damaged on the way.
+        _ => run(4096),
     };
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), &block);
+    let crc = checksum(slot, &block) ^ u32::from(kind == 6);
     let len = u32::try_from(block.len()).unwrap_or(0);
     let header = Message::Page {
         tag,
@@ -60,6 +64,10 @@ fn answer(tag: Tag, slot: Slot) -> Vec<u8> {
         len,
     };
     [&header.encode()[..], &block].concat()
+}
+
+fn checksum(slot: Slot, block: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&slot.0.to_le_bytes()), block)
 }
 
 /// A good block of so many bytes that are all the same: one of them, a match of all but six, and five.
@@ -94,13 +102,12 @@ mod tests {
         let (mut at, mut out) = (0, 0);
         let long = |at: &mut usize, nibble: usize| -> Option<usize> {
             let mut len = nibble;
-            while nibble == 15 {
-                let more = *block.get(*at)?;
+            let mut more = nibble == 15;
+            while more {
+                let byte = *block.get(*at)?;
                 *at += 1;
-                len += usize::from(more);
-                if more != 255 {
-                    break;
-                }
+                len += usize::from(byte);
+                more = byte == 255;
             }
             Some(len)
         };
@@ -133,8 +140,11 @@ mod tests {
             let answer = answer(Tag(1), Slot(slot));
             let (header, block) = answer.split_first_chunk().unwrap();
             let message = Message::decode_with(header, Sender::Server, Hello::LZ4).unwrap();
-            assert!(matches!(message, Message::Page { .. }));
-            assert_ne!(unpacked(block), Some(4096), "slot {slot}");
+            let Message::Page { crc, .. } = message else {
+                panic!("{message:?}");
+            };
+            let right = crc == checksum(Slot(slot), block);
+            assert_eq!(unpacked(block) == Some(4096), !right, "slot {slot}");
         }
     }
 }

@@ -289,9 +289,10 @@ impl Divided {
     pub fn put(&mut self, room: Room) -> Option<Page> {
         let (kind, frame) = (room.kind(), room.frame().cast::<Header>());
         self.list(kind)?;
-        // SAFETY: The room is a part (it has a list), so its frame has a header, whose `owner`, which stands first, is not
-        // written (3).
-        let owner = unsafe { frame.cast::<u64>().read() };
+        // SAFETY: The room is a part (it has a list), so its frame has a header.
+        let owner = unsafe { &raw const (*frame.as_ptr()).owner };
+        // SAFETY: As above, and it is not written while there are rooms (3).
+        let owner = unsafe { owner.read() };
         if owner != self.number {
             return None;
         }
