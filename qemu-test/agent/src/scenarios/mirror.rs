@@ -284,6 +284,22 @@ pub fn absent(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// Switches an area off, which waits for the mirror, and gives up what that has.
+pub(super) fn off_by_giveup(disk: &Swap) -> Result<()> {
+    let off = disk.clone();
+    let swapoff = std::thread::spawn(move || off.off());
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        !swapoff.is_finished(),
+        "swapoff did not wait for the mirror"
+    );
+    module::control("giveup").context("giveup")?;
+    match swapoff.join() {
+        Ok(ended) => ended.context("swapoff").map(drop),
+        Err(_) => bail!("the thread that called swapoff panicked"),
+    }
+}
+
 /// The primary misses pages, the mirror dies: `giveup` ends the wait for those that only the mirror had, and for no
 /// others.
 pub fn given_up(guest: &mut Guest) -> Result<()> {
@@ -303,18 +319,7 @@ pub fn given_up(guest: &mut Guest) -> Result<()> {
         unreachable > 1000 && unreachable <= away,
         "of {away} pages {unreachable} are said to be out of reach"
     );
-    let off = disk.clone();
-    let swapoff = std::thread::spawn(move || off.off());
-    std::thread::sleep(Duration::from_secs(2));
-    ensure!(
-        !swapoff.is_finished(),
-        "swapoff did not wait for the mirror"
-    );
-    module::control("giveup").context("giveup")?;
-    match swapoff.join() {
-        Ok(ended) => ended.context("swapoff")?,
-        Err(_) => bail!("the thread that called swapoff panicked"),
-    };
+    off_by_giveup(&disk)?;
     super::losses::ends_by_loss(filler)?;
     guest.expect_server_pages(0)?;
     // What the primary alone has by now was not given up.

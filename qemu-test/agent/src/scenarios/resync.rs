@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
-use super::mirror::{begin, end, primary_up, settled, whole};
+use super::mirror::{begin, end, off_by_giveup, primary_up, settled, whole};
 use crate::guest::{module, poll, vm, Filler, Guest};
 
 /// The primary comes back empty, and is filled: then it has every page, the newest of each.
@@ -209,18 +209,7 @@ pub fn given_up(guest: &mut Guest) -> Result<()> {
             && module::text("mirror_link.1.state")? == "down")
     })?;
     let (away, held) = (guest.stat("remote_pages")?, guest.host.server_pages()?);
-    let off = disk.clone();
-    let swapoff = std::thread::spawn(move || off.off());
-    std::thread::sleep(Duration::from_secs(2));
-    ensure!(
-        !swapoff.is_finished(),
-        "swapoff did not wait for the mirror"
-    );
-    module::control("giveup").context("giveup")?;
-    match swapoff.join() {
-        Ok(ended) => ended.context("swapoff")?,
-        Err(_) => bail!("the thread that called swapoff panicked"),
-    };
+    off_by_giveup(&disk)?;
     let failed = guest.stat("failed_loads")?;
     // A few were still in RAM.
     let most = away - held;
