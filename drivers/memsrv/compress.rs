@@ -19,14 +19,21 @@ use super::protocol::{LZ4_MAX_LEN, PAGE_SIZE};
 use super::stats::Counter;
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Relaxed}, //
+    sync::atomic::{Atomic, Full}, //
 };
+
+/// Whether servers have been heard that do not grant it, and whether that still counts.
+mod is {
+    pub(super) const OPEN: u32 = 0;
+    pub(super) const DENIED: u32 = 1;
+    pub(super) const SETTLED: u32 = 2;
+}
 
 /// What compressing takes, and what it has done.
 pub(crate) struct Compression {
     lz4: Lz4,
-    /// Whether a server has not granted it at insmod.
-    denied: Atomic<bool>,
+    /// One of [`is`].
+    state: Atomic<u32>,
     /// Pages that were compressed, the bytes of that, and pages that travel as they are.
     pub(crate) compressed_pages: Counter,
     pub(crate) compressed_bytes: Counter,
@@ -50,21 +57,23 @@ impl Compression {
         })?;
         Ok(Some(Self {
             lz4,
-            denied: Atomic::new(false),
+            state: Atomic::new(is::OPEN),
             compressed_pages: Counter::default(),
             compressed_bytes: Counter::default(),
             incompressible_pages: Counter::default(),
         }))
     }
 
-    /// A server has not granted it.
-    pub(crate) fn deny(&self) {
-        self.denied.store(true, Relaxed);
+    /// A server has not granted it. Whether insmod will hear of that, and begin anew without.
+    pub(crate) fn deny(&self) -> bool {
+        let denied = self.state.cmpxchg(is::OPEN, is::DENIED, Full);
+        denied != Err(is::SETTLED)
     }
 
-    /// Whether one has not.
-    pub(crate) fn is_denied(&self) -> bool {
-        self.denied.load(Relaxed)
+    /// The session begins: whether no server has denied it. From now on one that does is not spoken to.
+    pub(crate) fn settle(&self) -> bool {
+        let settled = self.state.cmpxchg(is::OPEN, is::SETTLED, Full);
+        settled != Err(is::DENIED)
     }
 
     fn compress(&self, page: &mut [u8]) -> Option<u32> {

@@ -109,12 +109,11 @@ impl Link {
         let Some(compression) = &self.lane.shared.compression else {
             return Ok(());
         };
-        if welcome.options & Hello::LZ4 == 0 {
-            if !self.is_first() {
-                return Err(NoSession::WholeOnly);
-            }
-            compression.deny();
+        let granted = welcome.options & Hello::LZ4 != 0;
+        if granted || compression.deny() {
+            Ok(())
+        } else {
+            Err(NoSession::WholeOnly)
         }
-        Ok(())
     }
 }

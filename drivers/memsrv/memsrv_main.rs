@@ -135,7 +135,7 @@ struct Session {
 fn open(module: &'static ThisModule, config: Config) -> Result<Session> {
     let session = connect(module, config)?;
     let shared = &session.links.shared;
-    if !shared.compression.as_ref().is_some_and(|c| c.is_denied()) {
+    if shared.compression.as_ref().is_none_or(|c| c.settle()) {
         return Ok(session);
     }
     pr_warn!("compress=lz4 is not granted by every server, so pages travel as they are; an older memsrvd, or one with --persist, does not grant it\n");
@@ -178,6 +178,8 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
         },
         away: None,
     };
+    // Of two that the administrator has named.
+    let mut may_lack = shared.config.mirror.is_some() && !shared.config.forwarded;
     for number in 0..shared.config.connections {
         let lane = Lane::new(shared.clone(), number)?;
         shared
@@ -199,11 +201,8 @@ fn connect(module: &'static ThisModule, config: Config) -> Result<Session> {
                 continue;
             }
             match link.wait_first() {
-                Err(error)
-                    if is_absence(error)
-                        && shared.config.mirror.is_some()
-                        && session.away.is_none() =>
-                {
+                Err(error) if number == 0 && may_lack && is_absence(error) => {
+                    may_lack = false;
                     session.away = Some(replica);
                 }
                 ended => ended?,

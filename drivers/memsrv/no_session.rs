@@ -26,13 +26,12 @@ pub(crate) enum NoSession {
 pub(crate) fn is_absence(error: Error) -> bool {
     [
         ECONNREFUSED,
-        ECONNRESET,
         ETIMEDOUT,
         EHOSTUNREACH,
         EHOSTDOWN,
         ENETUNREACH,
         ENETDOWN,
-        EPIPE,
+        // It does not answer our HELLO in time.
         EAGAIN,
     ]
     .contains(&error)

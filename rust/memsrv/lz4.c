@@ -17,7 +17,7 @@ extern typeof(LZ4_decompress_safe) LZ4_decompress_safe __weak;
 /* What compressing takes, for each processor: whoever uses it is not preempted meanwhile, and nobody does
  * in an interrupt. */
 struct scratch {
-	u8 work[LZ4_MEM_COMPRESS];
+	u8 work[LZ4_MEM_COMPRESS] __aligned(8); /* with pointers */
 	u8 block[PAGE_SIZE];
 };
 

@@ -23,6 +23,9 @@ pub fn fingerprint(tree: &Tree) -> Result<String> {
         agent,
         module,
         tree.file("memsrvd")?,
+        tree.file("memsrvctl")?,
+        // Of when it was made.
+        tree.file("guest-root")?.join("../recipe"),
         tree.kernel.image(tree)?,
     ];
     for path in files {

@@ -293,7 +293,8 @@ impl Shared {
         }
         let quota = &attachment.life.client.quota;
         let options = self.options(hello.options);
-        let compressed = options & Hello::LZ4 != 0;
+        // Who may not be refused is promised no more than there is room for at the worst.
+        let compressed = options & (Hello::LZ4 | Hello::NO_REFUSAL) == Hello::LZ4;
         let stream = attachment.life.streams.get(usize::from(hello.stream));
         let executed = match stream {
             Some(stream) => lock(stream).executed,

@@ -138,6 +138,9 @@ fn twice_the_capacity_is_granted_and_no_more_than_a_quota() {
     assert_eq!(granted(Hello::LZ4, 0), (Hello::LZ4, 2048));
     assert_eq!(granted(Hello::LZ4, 1500), (Hello::LZ4, 1500));
     assert_eq!(granted(0, 1500), (0, 1024));
+    // Who may not be refused could be, with more than that.
+    let strict = Hello::LZ4 | Hello::NO_REFUSAL;
+    assert_eq!(granted(strict, 0), (strict, 1024));
     // So many fit if they are small enough, and not one more.
     let mut client = session(&server, "a", 1);
     for slot in 0..2048 {
