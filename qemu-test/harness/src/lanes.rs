@@ -3,8 +3,8 @@
 //! the one that crashed.
 //!
 //! A lane is a thread with a network namespace of its own, and with that its own addresses, servers and guest; all that
-//! it starts ends with it. A guest waits for its servers and for faults to pass most of the time, so that two
-//! lanes on two processors take little more than half as long as one.
+//! it starts ends with it. What is won is the time in which guests wait, for servers and for faults to pass; where they
+//! compute, as on the debug kernel, two of them on two processors take about as long as one after the other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -68,7 +68,7 @@ pub struct Manner {
     resume: bool,
 }
 
-/// A guest has two processors, and waits half of the time.
+/// Enough for one to compute while the other one waits.
 const LANES: usize = 2;
 
 /// Runs these, and says how each ended.
