@@ -254,35 +254,49 @@ fn loads_were_sent() -> Result<()> {
     Ok(())
 }
 
+/// How often a task is given the chance to wait without sleeping. It takes the first one, unless somebody else
+/// wants its processor just then; after that it depends on how long loads take.
+const CHANCES: usize = 8;
+
 /// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
 pub fn spinning(guest: &mut Guest) -> Result<()> {
-    for (parameters, spins) in [("spin_us=10000", true), ("spin_us=0", false)] {
-        let disk = begin(guest, ROOMY, parameters)?;
-        let spec = small(PAGES, 18);
-        let (cgroup, mut filler) = evicted(guest, "spinning", spec)?;
-        vm::set_sysctl("vm/page-cluster", "0")?;
-        filler.expect_right("shuffled")?;
-        let alone = guest.stat("spins")?;
+    for (parameters, cluster, spins) in [
+        ("spin_us=10000", "0", true),
+        ("spin_us=10000", "3", true),
+        ("spin_us=0", "3", false),
+    ] {
+        vm::set_sysctl("vm/page-cluster", cluster)?;
+        let chances = if spins { CHANCES } else { 1 };
+        let mut spun = 0;
+        for _ in 0..chances {
+            spun = spins_of(guest, parameters)?;
+            if spun > 0 {
+                break;
+            }
+        }
         ensure!(
-            (alone > 0) == spins,
-            "{parameters}: {alone} faults were waited for without sleeping"
+            (spun > 0) == spins,
+            "{parameters}, page-cluster {cluster}: {spun} waits without sleeping in {chances} rounds"
         );
-        ensure!(guest.stat("spins_won")? <= alone, "more came than spun");
-        filler.perform("rewrite")?;
-        evict_all(&cgroup, &spec)?;
-        vm::set_sysctl("vm/page-cluster", "3")?;
-        filler.verify()?;
-        let readaheads = guest.stat("spins")? - alone;
-        ensure!(
-            (readaheads > 0) == spins,
-            "{parameters}: {readaheads} readaheads were waited for without sleeping"
+        guest.figures.insert(
+            format!("spins of {parameters}, page-cluster {cluster}"),
+            spun,
         );
-        guest
-            .figures
-            .insert(format!("spins of {parameters}"), alone);
-        filler.end()?;
-        end(guest, &disk)?;
-        cgroup.remove()?;
     }
-    Ok(())
+    vm::set_sysctl("vm/page-cluster", "3")
+}
+
+/// How often tasks waited without sleeping while everything was read once. The module is new: it knows nothing yet
+/// of how long a load takes.
+fn spins_of(guest: &mut Guest, parameters: &str) -> Result<u64> {
+    let disk = begin(guest, ROOMY, parameters)?;
+    let spec = small(PAGES, 18);
+    let (cgroup, mut filler) = evicted(guest, "spinning", spec)?;
+    filler.verify()?;
+    let spun = guest.stat("spins")?;
+    ensure!(guest.stat("spins_won")? <= spun, "more came than spun");
+    filler.end()?;
+    end(guest, &disk)?;
+    cgroup.remove()?;
+    Ok(spun)
 }
