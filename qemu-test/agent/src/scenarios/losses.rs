@@ -200,9 +200,14 @@ pub fn deaf_again(guest: &mut Guest) -> Result<()> {
     guest.insmod(&format!("store_ms={}000 silence_ms=1000", STORE_S))?;
     let (cgroup, mut filler) = filled(guest, "deaf-again", 0, small(64, 71))?;
     let started = Instant::now();
-    cgroup.reclaim_some(64)?;
-    let waiting = guest.stat("inflight_stores")?;
-    ensure!(waiting > 0, "nothing is stored");
+    // It may wait for what it has begun to write.
+    let reclaim = std::thread::spawn({
+        let cgroup = cgroup.clone();
+        move || cgroup.reclaim_some(64)
+    });
+    poll("a store", Duration::from_secs(STORE_S / 4), || {
+        Ok(guest.stat("inflight_stores")? > 0)
+    })?;
     std::thread::sleep(Duration::from_secs(STORE_S / 2));
     guest.host.link(false)?;
     poll("a link that is down", Duration::from_secs(5), || {
@@ -214,6 +219,10 @@ pub fn deaf_again(guest: &mut Guest) -> Result<()> {
     poll("the end of every store", left, || {
         Ok(guest.stat("inflight_stores")? == 0)
     })?;
+    match reclaim.join() {
+        Ok(ended) => ended?,
+        Err(_) => bail!("the thread that reclaimed panicked"),
+    }
     expect_at_least(guest, "reconnects", 1)?;
     filler.verify()?;
     filler.end()?;

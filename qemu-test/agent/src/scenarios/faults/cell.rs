@@ -329,9 +329,7 @@ impl<'p, 'g> Play<'p, 'g> {
         whole(self.guest)?;
         other.with(self.guest.host, |host| host.kill_server())?;
         self.there.retain(|&who| who == self.victim);
-        // Nobody reads a mirror's pages while there is a primary, so nobody saw those that were damaged there.
-        let unseen = self.cell.fault == Fault::Flip && self.victim == Who::Mirror;
-        self.verify(unseen)
+        self.verify(self.cell.is_unseen())
     }
 
     /// A program that starts after all that is served as ever.

@@ -77,7 +77,7 @@ impl Cell {
             self.mode.about(),
             self.fault.about(),
             self.moment.about(),
-            if self.may_lose() {
+            if self.may_lose() || self.is_unseen() {
                 "; loss allowed"
             } else {
                 ""
@@ -91,7 +91,7 @@ impl Cell {
             mode: self.mode.name().to_owned(),
             fault: self.fault.name().to_owned(),
             moment: self.moment.name().to_owned(),
-            loss_allowed: self.may_lose(),
+            loss_allowed: self.may_lose() || self.is_unseen(),
             reason: self.reason().map(str::to_owned),
         }
     }
@@ -139,5 +139,12 @@ impl Cell {
             ),
             Mode::Dual | Mode::Forwarded | Mode::Through => false,
         }
+    }
+
+    /// Whether pages are damaged on the mirror: nobody reads those while there is a primary, so nobody sees it before
+    /// the primary is gone, too.
+    fn is_unseen(&self) -> bool {
+        let mirrored = matches!(self.mode, Mode::Dual | Mode::Forwarded);
+        mirrored && self.fault == Fault::Flip && self.moment == Moment::Resync
     }
 }
