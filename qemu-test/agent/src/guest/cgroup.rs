@@ -2,6 +2,7 @@
 //! Memory cgroups (version 2): limits, reclaim on demand, and the end of everything inside.
 
 use std::fs;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
@@ -95,6 +96,12 @@ impl Cgroup {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The same beside the caller: it may wait for what it has begun to write, for as long as that takes.
+    pub fn reclaim_beside(&self, pages: u64) -> JoinHandle<Result<()>> {
+        let cgroup = self.clone();
+        thread::spawn(move || cgroup.reclaim_some(pages))
     }
 
     /// Pages of private memory that are mapped.

@@ -200,11 +200,7 @@ pub fn deaf_again(guest: &mut Guest) -> Result<()> {
     guest.insmod(&format!("store_ms={}000 silence_ms=1000", STORE_S))?;
     let (cgroup, mut filler) = filled(guest, "deaf-again", 0, small(64, 71))?;
     let started = Instant::now();
-    // It may wait for what it has begun to write.
-    let reclaim = std::thread::spawn({
-        let cgroup = cgroup.clone();
-        move || cgroup.reclaim_some(64)
-    });
+    let reclaim = cgroup.reclaim_beside(64);
     poll("a store", Duration::from_secs(STORE_S / 4), || {
         Ok(guest.stat("inflight_stores")? > 0)
     })?;

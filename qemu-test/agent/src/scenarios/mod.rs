@@ -159,6 +159,10 @@ impl Entry {
         Self { limit_s, ..self }
     }
 
+    const fn with(self, machine: Kind) -> Self {
+        Self { machine, ..self }
+    }
+
     /// Its name.
     pub fn name(&self) -> String {
         match &self.deed {

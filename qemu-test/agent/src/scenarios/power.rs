@@ -76,14 +76,21 @@ pub fn rewritten(guest: &mut Guest) -> Result<()> {
     let spec = small(512, 53);
     let (cgroup, mut filler) = filled(guest, "rewritten", 0, spec)?;
     guest.host.pause_server()?;
-    cgroup.reclaim_some(512)?;
+    let reclaim = cgroup.reclaim_beside(512);
+    poll("a store", Duration::from_secs(10), || {
+        Ok(guest.stat("inflight_stores")? > 0)
+    })?;
     let waiting = guest.stat("inflight_stores")?;
     filler.perform("rewrite")?;
     ensure!(
-        waiting > 0 && guest.stat("inflight_stores")? == waiting,
+        guest.stat("inflight_stores")? >= waiting,
         "of {waiting} stores some ended while the server stood still"
     );
     guest.host.resume_server()?;
+    match reclaim.join() {
+        Ok(ended) => ended?,
+        Err(_) => bail!("the thread that reclaimed panicked"),
+    }
     poll("the end of all stores", Duration::from_secs(30), || {
         Ok(guest.stat("inflight_stores")? == 0)
     })?;

@@ -381,7 +381,9 @@ pub const ALL: &[Entry] = &[
         "hibernation",
         "to an image and back with pages away",
         power::hibernation,
-    ),
+    )
+    // The debug kernel's own memory is in the image, too.
+    .with(Kind::Large),
     Entry::new(
         "goodbye",
         "switched off with pages away: the server frees them",
