@@ -377,16 +377,57 @@ static void sock_mark(struct sock *sk)
 		ip_sock_set_tos(sk, field);
 }
 
+#ifdef CONFIG_LOCKDEP
+/* The classes that locks of the kernel's own sockets have: [IPv6?]. The kernel's keys, which stay. */
+static struct sock_classes {
+	struct lock_class_key *slock, *lock;
+	const char *slock_name, *lock_name;
+} sock_classes[2];
+#endif
+
+static void sock_own_classes(struct sock *sk)
+{
+#ifdef CONFIG_LOCKDEP
+	sock_classes[sk->sk_family == AF_INET6] = (struct sock_classes){
+		.slock = sk->sk_lock.slock.dep_map.key,
+		.slock_name = sk->sk_lock.slock.dep_map.name,
+		.lock = sk->sk_lock.dep_map.key,
+		.lock_name = sk->sk_lock.dep_map.name,
+	};
+#endif
+	sock_lock_init_class_and_name(sk, "slock-memsrv", &sock_slock_key, "sk_lock-memsrv",
+				      &sock_lock_key);
+	/* With lockdep this has taken a reference on us, for the keys' sake: rmmod would never work. sock_close()
+	 * gives them up instead. */
+	sk_owner_put(sk);
+	sk_owner_clear(sk);
+}
+
+/* TCP's deferred work (tcp_tsq_workfn) may still have the sock, and lock it, when it was released and the module, with
+ * its keys, is gone. */
+static void sock_close(struct socket *sock)
+{
+#ifdef CONFIG_LOCKDEP
+	struct sock *sk = sock->sk;
+	const struct sock_classes *classes = &sock_classes[sk->sk_family == AF_INET6];
+
+	sock_hold(sk);
+	sock_release(sock);
+	spin_lock_bh(&sk->sk_lock.slock);
+	lockdep_set_class_and_name(&sk->sk_lock.slock, classes->slock, classes->slock_name);
+	lockdep_init_map(&sk->sk_lock.dep_map, classes->lock_name, classes->lock, 0);
+	spin_unlock_bh(&sk->sk_lock.slock);
+	sock_put(sk);
+#else
+	sock_release(sock);
+#endif
+}
+
 static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
 {
 	struct sock *sk = sock->sk;
 
-	sock_lock_init_class_and_name(sk, "slock-memsrv", &sock_slock_key, "sk_lock-memsrv",
-				      &sock_lock_key);
-	/* With lockdep this has taken a reference on us, for the keys' sake: rmmod would never work. The
-	 * socket is released before the module goes. */
-	sk_owner_put(sk);
-	sk_owner_clear(sk);
+	sock_own_classes(sk);
 	/* Before sk_set_memalloc(), which adds __GFP_MEMALLOC to it. */
 	sk->sk_allocation = GFP_NOIO;
 	/* A task inside its own socket may come here through reclaim: its page fragment is not ours. */
@@ -434,7 +475,7 @@ int memsrv_sock_connect(const char *addr, u16 port, bool v6, unsigned int timeou
 	sock_prepare(sock, timeout_ms);
 	err = kernel_connect(sock, (struct sockaddr_unsized *)&to, len, 0);
 	if (err) {
-		sock_release(sock);
+		sock_close(sock);
 		return err == -EINPROGRESS ? -ETIMEDOUT : err;
 	}
 	*out = sock;
@@ -588,7 +629,7 @@ int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)
 /* It does not linger: what was not sent is dropped, and the peer gets a reset. */
 void memsrv_sock_release(struct socket *sock)
 {
-	sock_release(sock);
+	sock_close(sock);
 }
 
 int memsrv_skb_copy(struct sk_buff *skb, unsigned int offset, void *to, size_t len)
