@@ -2,7 +2,7 @@
 
 //! A TCP socket that may be used while the machine is out of memory.
 //!
-//! Its set-up is in `helpers.c`: reserves, GFP_NOIO, no task fragment, its own lock class, all before
+//! Its set-up is in `socket.c`: reserves, GFP_NOIO, no task fragment, its own lock class, all before
 //! it connects. A [`Connection`] is made and shaken hands on by blocking calls in a thread; then
 //! [`Connection::attach`] makes it a [`Socket`], which sends without waiting and hands what arrives
 //! to its owner in the receive callback.
