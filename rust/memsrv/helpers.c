@@ -4,7 +4,6 @@
  * No decision is taken here.
  */
 #include <linux/blkdev.h>
-#include <linux/bvec.h>
 #include <linux/crc32c.h>
 #include <linux/ftrace.h>
 #include <linux/inet.h>
@@ -20,16 +19,12 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/stat.h>
-#include <linux/skbuff.h>
 #include <linux/suspend.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
 #include <linux/utsname.h>
 #include <linux/vmstat.h>
 #include <linux/zswap.h>
-#include <net/net_namespace.h>
-#include <net/sock.h>
-#include <net/tcp.h>
 
 #include "helpers.h"
 

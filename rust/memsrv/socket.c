@@ -4,7 +4,6 @@
  * is taken here.
  */
 #include <linux/bvec.h>
-#include <linux/inet.h>
 #include <linux/sched/mm.h>
 #include <linux/skbuff.h>
 #include <net/net_namespace.h>
@@ -53,30 +52,10 @@ static void sock_own_classes(struct sock *sk)
 #endif
 	sock_lock_init_class_and_name(sk, "slock-memsrv", &sock_slock_key, "sk_lock-memsrv",
 				      &sock_lock_key);
-	/* With lockdep this has taken a reference on us, for the keys' sake: rmmod would never work. sock_close()
-	 * gives them up instead. */
+	/* With lockdep this has taken a reference on us, for the keys' sake: rmmod would never work.
+	 * memsrv_sock_release() gives them up instead. */
 	sk_owner_put(sk);
 	sk_owner_clear(sk);
-}
-
-/* TCP's deferred work (tcp_tsq_workfn) may still have the sock, and lock it, when it was released and the module, with
- * its keys, is gone. */
-static void sock_close(struct socket *sock)
-{
-#ifdef CONFIG_LOCKDEP
-	struct sock *sk = sock->sk;
-	const struct sock_classes *classes = &sock_classes[sk->sk_family == AF_INET6];
-
-	sock_hold(sk);
-	sock_release(sock);
-	spin_lock_bh(&sk->sk_lock.slock);
-	lockdep_set_class_and_name(&sk->sk_lock.slock, classes->slock, classes->slock_name);
-	lockdep_init_map(&sk->sk_lock.dep_map, classes->lock_name, classes->lock, 0);
-	spin_unlock_bh(&sk->sk_lock.slock);
-	sock_put(sk);
-#else
-	sock_release(sock);
-#endif
 }
 
 static void sock_prepare(struct socket *sock, unsigned int timeout_ms)
@@ -131,7 +110,7 @@ int memsrv_sock_connect(const char *addr, u16 port, bool v6, unsigned int timeou
 	sock_prepare(sock, timeout_ms);
 	err = kernel_connect(sock, (struct sockaddr_unsized *)&to, len, 0);
 	if (err) {
-		sock_close(sock);
+		memsrv_sock_release(sock);
 		return err == -EINPROGRESS ? -ETIMEDOUT : err;
 	}
 	*out = sock;
@@ -282,10 +261,26 @@ int memsrv_sock_recv(struct socket *sock, void *buf, size_t len)
 	return kernel_recvmsg(sock, &msg, &vec, 1, len, MSG_WAITALL);
 }
 
-/* It does not linger: what was not sent is dropped, and the peer gets a reset. */
+/*
+ * It does not linger: what was not sent is dropped, and the peer gets a reset. TCP's deferred work (tcp_tsq_workfn) may
+ * still have the sock, and lock it, when the module, with its keys, is gone.
+ */
 void memsrv_sock_release(struct socket *sock)
 {
-	sock_close(sock);
+#ifdef CONFIG_LOCKDEP
+	struct sock *sk = sock->sk;
+	const struct sock_classes *classes = &sock_classes[sk->sk_family == AF_INET6];
+
+	sock_hold(sk);
+	sock_release(sock);
+	spin_lock_bh(&sk->sk_lock.slock);
+	lockdep_set_class_and_name(&sk->sk_lock.slock, classes->slock, classes->slock_name);
+	lockdep_init_map(&sk->sk_lock.dep_map, classes->lock_name, classes->lock, 0);
+	spin_unlock_bh(&sk->sk_lock.slock);
+	sock_put(sk);
+#else
+	sock_release(sock);
+#endif
 }
 
 int memsrv_skb_copy(struct sk_buff *skb, unsigned int offset, void *to, size_t len)

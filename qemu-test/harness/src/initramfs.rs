@@ -14,20 +14,20 @@ use qemu_test_wire::Purpose;
 use crate::tree::Tree;
 
 /// Modules of the test kernel that the guest needs; what is built in is not in modules.dep. Loss and delay
-/// are netem's, which the machine that we run on may lack; ss(8) asks tcp_diag what a socket sends with.
-const DRIVERS: &[&str] = &["virtio_blk", "virtio_net", "sch_netem", "tcp_diag"];
+/// are netem's, a narrow link tbf's, which the machine that we run on may lack; ss(8) asks tcp_diag what a socket sends with.
+const DRIVERS: &[&str] = &[
+    "virtio_blk",
+    "virtio_net",
+    "sch_netem",
+    "sch_tbf",
+    "tcp_diag",
+];
 
 /// What memsrv is compared with: loaded when asked for, each from its own list.
 const CONTENDERS: &[&str] = &["nbd", "brd", "zram", "nvme_tcp", "nvmet_tcp"];
 
 /// What makes a link narrow, both ways: loaded when asked for.
-const SHAPE: &[&str] = &[
-    "sch_tbf",
-    "sch_ingress",
-    "cls_matchall",
-    "act_mirred",
-    "ifb",
-];
+const SHAPE: &[&str] = &["sch_ingress", "cls_matchall", "act_mirred", "ifb"];
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;

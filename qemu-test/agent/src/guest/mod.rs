@@ -4,6 +4,7 @@
 //! [`Guest`] remembers what a scenario made, so that [`Guest::tidy`] can undo it whatever happened: the
 //! next scenario in the same boot begins as the first did.
 
+pub mod card;
 pub mod cgroup;
 pub mod disk;
 pub mod fault;
@@ -15,9 +16,10 @@ pub mod vm;
 pub mod watch;
 
 use std::collections::BTreeMap;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use qemu_test_wire as wire;
 use rustix::io::Errno;
 
@@ -30,6 +32,14 @@ use crate::port::Host;
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
+
+/// What a thread came to.
+pub fn joined<T>(thread: JoinHandle<Result<T>>, what: &str) -> Result<T> {
+    let ended = thread
+        .join()
+        .map_err(|_| anyhow!("{what}: its thread panicked"))?;
+    ended.with_context(|| what.to_owned())
+}
 
 /// Asks `done` until it says true, an error, or the deadline is over, which is later on the debug kernel.
 pub fn poll(what: &str, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

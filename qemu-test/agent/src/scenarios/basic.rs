@@ -260,16 +260,17 @@ const CHANCES: usize = 8;
 
 /// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
 pub fn spinning(guest: &mut Guest) -> Result<()> {
-    for (parameters, cluster, spins) in [
-        ("spin_us=10000", "0", true),
-        ("spin_us=10000", "3", true),
-        ("spin_us=0", "3", false),
+    for (parameters, cluster, order, spins) in [
+        ("spin_us=10000", "0", "shuffled", true),
+        ("spin_us=10000", "3", "verify", true),
+        ("spin_us=0", "0", "shuffled", false),
+        ("spin_us=0", "3", "verify", false),
     ] {
         vm::set_sysctl("vm/page-cluster", cluster)?;
         let chances = if spins { CHANCES } else { 1 };
         let mut spun = 0;
         for _ in 0..chances {
-            spun = spins_of(guest, parameters)?;
+            spun = spins_of(guest, parameters, order)?;
             if spun > 0 {
                 break;
             }
@@ -286,13 +287,13 @@ pub fn spinning(guest: &mut Guest) -> Result<()> {
     vm::set_sysctl("vm/page-cluster", "3")
 }
 
-/// How often tasks waited without sleeping while everything was read once. The module is new: it knows nothing yet
+/// How often tasks waited without sleeping while everything was read once, in that order. The module is new: it knows nothing yet
 /// of how long a load takes.
-fn spins_of(guest: &mut Guest, parameters: &str) -> Result<u64> {
+fn spins_of(guest: &mut Guest, parameters: &str, order: &str) -> Result<u64> {
     let disk = begin(guest, ROOMY, parameters)?;
     let spec = small(PAGES, 18);
     let (cgroup, mut filler) = evicted(guest, "spinning", spec)?;
-    filler.verify()?;
+    filler.expect_right(order)?;
     let spun = guest.stat("spins")?;
     ensure!(guest.stat("spins_won")? <= spun, "more came than spun");
     filler.end()?;

@@ -9,7 +9,7 @@ use qemu_test_wire::{Fake, HOST_ADDRESS};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
-use crate::guest::{module, poll, vm, Filler, Guest, Swap};
+use crate::guest::{joined, module, poll, vm, Filler, Guest, Swap};
 
 /// The program was ended because a page of its was gone.
 ///
@@ -91,12 +91,7 @@ pub fn swapoff_waits(guest: &mut Guest) -> Result<()> {
         "swapoff did not wait for the server"
     );
     guest.host.link(true)?;
-    match swapoff.join() {
-        Ok(ended) => {
-            ended.context("swapoff")?;
-        }
-        Err(_) => bail!("the thread that called swapoff panicked"),
-    }
+    joined(swapoff, "swapoff")?;
     filler.verify()?;
     filler.end()?;
     end(guest, &disk)
@@ -149,12 +144,7 @@ pub fn given_up(guest: &mut Guest) -> Result<()> {
     );
     let mut log = vm::Log::from_now()?;
     module::control("giveup").context("giveup")?;
-    match swapoff.join() {
-        Ok(ended) => {
-            ended.context("swapoff")?;
-        }
-        Err(_) => bail!("the thread that called swapoff panicked"),
-    }
+    joined(swapoff, "swapoff")?;
     let lines = log.lines()?;
     ensure!(
         lines.iter().any(|line| line.contains("given up: ")),
@@ -215,10 +205,7 @@ pub fn deaf_again(guest: &mut Guest) -> Result<()> {
     poll("the end of every store", left, || {
         Ok(guest.stat("inflight_stores")? == 0)
     })?;
-    match reclaim.join() {
-        Ok(ended) => ended?,
-        Err(_) => bail!("the thread that reclaimed panicked"),
-    }
+    joined(reclaim, "reclaim")?;
     expect_at_least(guest, "reconnects", 1)?;
     filler.verify()?;
     filler.end()?;

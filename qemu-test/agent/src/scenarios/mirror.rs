@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::faults::Who;
-use crate::guest::{module, poll, vm, Filler, Guest, Swap};
+use crate::guest::{joined, module, poll, vm, Filler, Guest, Swap};
 
 /// Both servers, swap on the first disk, module.
 pub(super) fn begin(guest: &mut Guest, parameters: &str) -> Result<Swap> {
@@ -294,10 +294,7 @@ pub(super) fn off_by_giveup(disk: &Swap) -> Result<()> {
         "swapoff did not wait for the mirror"
     );
     module::control("giveup").context("giveup")?;
-    match swapoff.join() {
-        Ok(ended) => ended.context("swapoff").map(drop),
-        Err(_) => bail!("the thread that called swapoff panicked"),
-    }
+    joined(swapoff, "swapoff").map(drop)
 }
 
 /// The primary misses pages, the mirror dies: `giveup` ends the wait for those that only the mirror had, and for no

@@ -7,7 +7,7 @@ use anyhow::{anyhow, ensure, Result};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
-use crate::guest::{module, poll, vm, watch, Guest, Swap};
+use crate::guest::{card, joined, module, poll, vm, watch, Guest, Swap};
 use crate::pattern::Spec;
 use crate::sys::Kind;
 
@@ -255,6 +255,43 @@ pub fn unload_often(guest: &mut Guest) -> Result<()> {
     filler.answer()?;
     filler.verify()?;
     filler.end()?;
+    disk.off()?;
+    guest.host.stop_server()
+}
+
+/// rmmod while packets of a closed connection wait before the card: when they are dropped, or sent, TCP looks for its
+/// socket, whose module is gone.
+pub fn unload_throttled(guest: &mut Guest) -> Result<()> {
+    let ended = throttled(guest);
+    card::calm().and(ended)
+}
+
+fn throttled(guest: &mut Guest) -> Result<()> {
+    // Stores end before they are sent, and then the connection.
+    let disk = begin(guest, ROOMY, "store_ms=2000")?;
+    let (cgroup, filler) = filled(guest, "unload-throttled", 0, small(2048, 43))?;
+    // Slow enough that what TCP lets wait here is there long after rmmod.
+    let bucket = ["tbf", "rate", "1kbit", "burst", "4kb", "limit", "4mb"];
+    card::queue("eth0", &bucket)?;
+    // What it had would have to be read back before rmmod.
+    guest.host.pause_server()?;
+    let reclaim = cgroup.reclaim_beside(2048);
+    poll("stores", Duration::from_secs(30), || {
+        Ok(guest.stat("inflight_stores")? > 64)
+    })?;
+    poll("the end of every store", Duration::from_secs(60), || {
+        Ok(reclaim.is_finished() && guest.stat("inflight_stores")? == 0)
+    })?;
+    joined(reclaim, "reclaim")?;
+    filler.kill()?;
+    guest.rmmod()?;
+    let said = card::queued()?;
+    ensure!(
+        said.contains("tbf") && !said.contains("backlog 0b"),
+        "no packet waits any more: {said}"
+    );
+    card::calm()?;
+    guest.host.resume_server()?;
     disk.off()?;
     guest.host.stop_server()
 }

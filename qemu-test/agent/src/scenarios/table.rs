@@ -153,6 +153,11 @@ pub const ALL: &[Entry] = &[
         room::unload_often,
     )
     .within(600),
+    Entry::new(
+        "unload-throttled",
+        "rmmod with packets of its still in the queue before the card",
+        room::unload_throttled,
+    ),
     Entry::debug(
         "faults-atomic",
         "a part of all allocations that cannot wait fails",

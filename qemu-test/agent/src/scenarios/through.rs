@@ -159,7 +159,7 @@ pub fn killed(guest: &mut Guest) -> Result<()> {
 
 /// The server stands still in the middle of reading: the loads that it owes are read from the disk.
 pub fn paused(guest: &mut Guest) -> Result<()> {
-    let disk = begin(guest, ROOMY, "disk=through inflight=8192 silence_ms=5000")?;
+    let disk = begin(guest, ROOMY, "disk=through inflight=8192 silence_ms=1000")?;
     let spec = small(PAGES, 83);
     let (cgroup, mut filler) = evicted(guest, "through-paused", spec)?;
     settled(guest)?;
@@ -275,7 +275,7 @@ pub fn gone_and_back(guest: &mut Guest) -> Result<()> {
 /// swapoff with everything away and a server that stands still, and again with one that is dead: it waits for
 /// nobody.
 pub fn swapoff(guest: &mut Guest) -> Result<()> {
-    let disk = begin(guest, ROOMY, "disk=through inflight=8192 silence_ms=5000")?;
+    let disk = begin(guest, ROOMY, "disk=through inflight=8192 silence_ms=1000")?;
     let spec = small(PAGES, 87);
     let (cgroup, mut filler) = evicted(guest, "through-swapoff", spec)?;
     settled(guest)?;

@@ -10,7 +10,7 @@ use anyhow::{anyhow, ensure, Context, Result};
 use super::contender::{Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
-use crate::guest::{module, program, vm, Guest};
+use crate::guest::{card, module, program, vm, Guest};
 use crate::touch::Touched;
 
 /// Megabits a second; 0 is as fast as it goes.
@@ -106,23 +106,22 @@ fn random(program: &mut Ordered, count: usize) -> Result<Vec<u64>> {
 
 /// No more than so many Mb/s both ways, with 50 ms of room for what waits; 0: as before.
 fn shape(rate: u32) -> Result<()> {
-    let tc = |words: &[&str]| program::run(None, &[&["/usr/sbin/tc"], words].concat());
     if rate == 0 {
         // What is not there cannot be taken away.
-        let _ = tc(&["qdisc", "del", "dev", "eth0", "ingress"]);
-        return tc(&["qdisc", "replace", "dev", "eth0", "root", "pfifo"]).map(drop);
+        let _ = card::tc(&["qdisc", "del", "dev", "eth0", "ingress"]);
+        return card::calm();
     }
     let rate = format!("{rate}mbit");
     let bucket = ["tbf", "rate", &rate, "burst", "64kb", "latency", "50ms"];
     program::run(None, &["/usr/sbin/ip", "link", "set", "ifb0", "up"])?;
-    for card in ["eth0", "ifb0"] {
-        tc(&[&["qdisc", "replace", "dev", card, "root"], &bucket[..]].concat())?;
+    for name in ["eth0", "ifb0"] {
+        card::queue(name, &bucket)?;
     }
-    let _ = tc(&["qdisc", "del", "dev", "eth0", "ingress"]);
-    tc(&["qdisc", "add", "dev", "eth0", "handle", "ffff:", "ingress"])?;
+    let _ = card::tc(&["qdisc", "del", "dev", "eth0", "ingress"]);
+    card::tc(&["qdisc", "add", "dev", "eth0", "handle", "ffff:", "ingress"])?;
     let all = [
         "filter", "add", "dev", "eth0", "parent", "ffff:", "matchall",
     ];
     let redirect = ["action", "mirred", "egress", "redirect", "dev", "ifb0"];
-    tc(&[&all[..], &redirect[..]].concat()).map(drop)
+    card::tc(&[&all[..], &redirect[..]].concat()).map(drop)
 }

@@ -5,14 +5,14 @@
 use std::thread::{sleep, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 
-use super::fault::{self, Fault, Who};
+use super::fault::{Fault, Who};
 use super::mode::Mode;
 use super::moment::Moment;
 use super::worker::Worker;
 use super::{Cell, Kind};
-use crate::guest::{module, poll, vm, Cgroup, Filler, Guest, Swap};
+use crate::guest::{card, joined, module, poll, vm, Cgroup, Filler, Guest, Swap};
 use crate::pattern::Spec;
 
 use super::super::common::{evict_all, filled, small, ROOMY};
@@ -63,14 +63,14 @@ impl Cell {
             vm::set_sysctl(HUNG, &(usual * 2 / 5).to_string())?;
         }
         let ended = Play::begin(self, guest).and_then(Play::run);
-        let calm = fault::calm();
+        let calm = card::calm();
         vm::set_sysctl(HUNG, &usual.to_string())?;
         ended.and(calm)
     }
 
     /// Which server is hurt: with two of them the one that is read from; during a resync the one that is being
     /// filled, where the other's loss would be that of its pages.
-    fn victim(self) -> Who {
+    pub(super) fn victim(self) -> Who {
         if self.moment == Moment::Resync && self.fault.is_grave() {
             Who::Mirror
         } else {
@@ -412,10 +412,7 @@ fn switch_off(area: &Swap) -> JoinHandle<Result<f64>> {
 
 fn join(off: JoinHandle<Result<f64>>) -> Result<()> {
     poll("the end of swapoff", PATIENCE, || Ok(off.is_finished()))?;
-    let ended = off
-        .join()
-        .map_err(|_| anyhow!("swapoff's thread panicked"))?;
-    ended.context("swapoff").map(drop)
+    joined(off, "swapoff").map(drop)
 }
 
 /// `giveup`, as soon as the module has noticed that nobody is there.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 
 use super::mode::Mode;
-use crate::guest::{program, Guest};
+use crate::guest::{card, Guest};
 use crate::port::Host;
 
 use super::super::common::ROOMY;
@@ -217,11 +217,10 @@ impl Fault {
 /// netem on the guest's card for a while: it acts on what the guest sends, acknowledgements too. What comes
 /// in is left alone, as is what two servers say to each other.
 fn weather(guest: &mut Guest, words: &[&str]) -> Result<()> {
-    qdisc(&[&["netem", "limit", "10000"], words].concat())?;
+    card::queue("eth0", &[&["netem", "limit", "10000"], words].concat())?;
     sleep(WEATHER);
-    let show = ["/usr/sbin/tc", "-s", "qdisc", "show", "dev", "eth0"];
-    let said = program::run(None, &show)?.output;
-    calm()?;
+    let said = card::queued()?;
+    card::calm()?;
     let sent = number(&said, "bytes ")?;
     let dropped = number(&said, "(dropped ")?;
     guest.figures.insert("packets".to_owned(), sent);
@@ -240,14 +239,4 @@ fn number(said: &str, word: &str) -> Result<u64> {
         .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next())
         .and_then(|digits| digits.parse().ok())
         .with_context(|| format!("no {word:?} in what tc says: {said}"))
-}
-
-/// Takes netem away, whether it is there or not.
-pub fn calm() -> Result<()> {
-    qdisc(&["pfifo"])
-}
-
-fn qdisc(words: &[&str]) -> Result<()> {
-    let tc = ["/usr/sbin/tc", "qdisc", "replace", "dev", "eth0", "root"];
-    program::run(None, &[&tc, words].concat()).map(drop)
 }

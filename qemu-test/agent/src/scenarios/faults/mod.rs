@@ -77,11 +77,7 @@ impl Cell {
             self.mode.about(),
             self.fault.about(),
             self.moment.about(),
-            if self.may_lose() || self.is_unseen() {
-                "; loss allowed"
-            } else {
-                ""
-            }
+            if self.loses() { "; loss allowed" } else { "" }
         )
     }
 
@@ -91,7 +87,7 @@ impl Cell {
             mode: self.mode.name().to_owned(),
             fault: self.fault.name().to_owned(),
             moment: self.moment.name().to_owned(),
-            loss_allowed: self.may_lose() || self.is_unseen(),
+            loss_allowed: self.loses(),
             reason: self.reason().map(str::to_owned),
         }
     }
@@ -144,7 +140,11 @@ impl Cell {
     /// Whether pages are damaged on the mirror: nobody reads those while there is a primary, so nobody sees it before
     /// the primary is gone, too.
     fn is_unseen(&self) -> bool {
-        let mirrored = matches!(self.mode, Mode::Dual | Mode::Forwarded);
-        mirrored && self.fault == Fault::Flip && self.moment == Moment::Resync
+        self.fault == Fault::Flip && self.victim() == Who::Mirror
+    }
+
+    /// Whether a program may be ended at any time.
+    fn loses(&self) -> bool {
+        self.may_lose() || self.is_unseen()
     }
 }
