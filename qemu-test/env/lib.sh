@@ -64,7 +64,7 @@ step() {
 
 # scratch: a directory in the cache (same file system, so that a rename is atomic), gone at exit.
 scratch() {
-	WORK=$(mktemp -d "$MEMSRV_CACHE/.work-XXXXXX")
+	WORK=$(mktemp -d -p "$MEMSRV_CACHE")
 	chmod 755 "$WORK"
 	trap 'rm -rf --one-file-system "$WORK"' EXIT
 	trap 'exit 130' INT TERM HUP
@@ -74,7 +74,7 @@ scratch() {
 replace() {
 	local old
 	if [ -e "$2" ] || [ -L "$2" ]; then
-		old=$(mktemp -d "$MEMSRV_CACHE/.work-XXXXXX")
+		old=$(mktemp -d -p "$MEMSRV_CACHE")
 		mv -T "$2" "$old/old"
 		mv -T "$1" "$2"
 		rm -rf --one-file-system "$old"
