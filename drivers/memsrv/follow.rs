@@ -73,7 +73,7 @@ impl Link {
         match self.try_follow(session) {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
-                session.told = false;
+                session.told = None;
                 session.blocked = false;
                 let server = self.server();
                 ratelimited!(pr_info, "{self}: pages can be read at {server}, too\n");
@@ -81,7 +81,7 @@ impl Link {
             }
             Err(reason) => {
                 session.back_off();
-                if !core::mem::replace(&mut session.told, true) {
+                if session.is_news(&reason) {
                     ratelimited!(
                         pr_warn,
                         "{self}: pages cannot be read at {} for now ({:?}): loads wait for the server, which forwards to it\n",

@@ -18,7 +18,7 @@ use super::config::{Config, Server};
 use super::engine::Replica;
 use super::lane::State;
 use super::link::{event, Link};
-use super::no_session::NoSession;
+use super::no_session::{is_absence, NoSession};
 use super::platform::{
     socket::Connection,
     sys,
@@ -65,8 +65,8 @@ pub(super) struct Session {
     pub(super) retry_at_ms: u64,
     pub(super) retry_ms: u64,
     pub(super) blocked: bool,
-    /// Whether the server's absence was logged since it was last there.
-    pub(super) told: bool,
+    /// Why it could not be spoken to, as it was logged last since it was last there; all ways to be away are one.
+    pub(super) told: Option<Error>,
     pub(super) refilling: Refilling,
     /// Whether another server is to take this one's place.
     pub(super) replaced: bool,
@@ -77,6 +77,15 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Whether a reason for being without a connection is another than the last that was logged; it is logged now.
+    pub(super) fn is_news(&mut self, reason: &NoSession) -> bool {
+        let errno = match reason.errno() {
+            error if is_absence(error) => EAGAIN,
+            error => error,
+        };
+        self.told.replace(errno) != Some(errno)
+    }
+
     fn new() -> Self {
         Self {
             started_ms: sys::now_ms(),
@@ -85,7 +94,7 @@ impl Session {
             retry_at_ms: 0,
             retry_ms: RETRY_MS.0,
             blocked: false,
-            told: false,
+            told: None,
             refilling: Refilling::default(),
             replaced: false,
             lacks: false,
@@ -292,7 +301,7 @@ impl Link {
         match went_on.and_then(|()| self.connect(server, session)) {
             Ok(()) => {
                 session.connected_ms = sys::now_ms();
-                session.told = false;
+                session.told = None;
                 session.blocked = false;
                 self.first_ended(0);
             }
@@ -323,10 +332,11 @@ impl Link {
             // An earlier life of this machine may still be connected, in the server's eyes.
             return;
         }
+        let news = session.is_news(reason);
         let outdated = matches!(reason, NoSession::Outdated | NoSession::WholeOnly);
-        if first || (outdated && !session.told) {
+        if first || (outdated && news) {
             reason.log(self);
-        } else if !session.told {
+        } else if news {
             ratelimited!(
                 pr_warn,
                 "{self}: {} is away ({:?}); {}\n",
@@ -339,7 +349,6 @@ impl Link {
                 }
             );
         }
-        session.told = true;
         let stale = !first && matches!(reason, NoSession::Refused(Status::Stale));
         if stale {
             // What it has of ours it will not give.

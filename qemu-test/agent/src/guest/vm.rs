@@ -4,8 +4,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use super::poll;
 
 /// A counter of /proc/vmstat.
 pub fn vmstat(name: &str) -> Result<u64> {
@@ -108,5 +111,13 @@ impl Log {
             }
         }
         Ok(lines)
+    }
+
+    /// Waits for a line with these words.
+    pub fn says(&mut self, words: &str) -> Result<()> {
+        let what = format!("a line with {words:?} in the log");
+        poll(&what, Duration::from_secs(30), || {
+            Ok(self.lines()?.iter().any(|line| line.contains(words)))
+        })
     }
 }
