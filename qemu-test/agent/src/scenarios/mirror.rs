@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use qemu_test_wire::{HOST_ADDRESS, MIRROR_ADDRESS};
+use rustix::io::Errno;
 
 use super::common::{evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
 use super::faults::Who;
@@ -243,7 +244,7 @@ pub fn twice(guest: &mut Guest) -> Result<()> {
         .start_server_with("16M", &["--listen", "0.0.0.0:7170"])?;
     let lines = guest.insmod_fails(
         &format!("server={HOST_ADDRESS} mirror={MIRROR_ADDRESS}"),
-        rustix::io::Errno::INVAL,
+        Errno::INVAL,
     )?;
     ensure!(
         lines
@@ -255,10 +256,21 @@ pub fn twice(guest: &mut Guest) -> Result<()> {
 }
 
 /// The module is loaded with one of the servers away, first the primary, then the mirror: that is filled when it comes,
-/// and has every page when the other one dies. With neither there, it is not loaded.
+/// and has every page when the other one dies. With neither there, it is not loaded; nor with one that is there and
+/// refuses, which would refuse later, too.
 pub fn absent(guest: &mut Guest) -> Result<()> {
     let parameters = format!("server={HOST_ADDRESS} mirror={MIRROR_ADDRESS}");
-    guest.insmod_fails(&parameters, rustix::io::Errno::CONNREFUSED)?;
+    guest.insmod_fails(&parameters, Errno::CONNREFUSED)?;
+    for refuses in [Who::Primary, Who::Mirror] {
+        let other = refuses.other();
+        other.with(guest.host, |host| host.start_server(ROOMY))?;
+        refuses.with(guest.host, |host| {
+            host.start_server_with(ROOMY, &["--test-protocol-version", "77"])
+        })?;
+        guest.insmod_fails(&parameters, Errno::PROTONOSUPPORT)?;
+        refuses.with(guest.host, |host| host.stop_server())?;
+        other.with(guest.host, |host| host.stop_server())?;
+    }
     for away in [Who::Primary, Who::Mirror] {
         let there = away.other();
         there.with(guest.host, |host| host.start_server(ROOMY))?;
