@@ -38,6 +38,7 @@ use super::protocol::Slot;
 use super::refill::Source;
 use super::shared::Shared;
 use super::spin::Spin;
+use super::stages::HandedTo;
 use super::stats::LaneCounters;
 use super::table::Table;
 use super::unread::Unread;
@@ -88,6 +89,8 @@ pub(crate) struct State {
     pub(crate) failing_over: Option<Replica>,
     /// Where each server was reached last, and which life of it: for the other one to fetch pages from.
     pub(crate) sources: [Source; 2],
+    /// The last LOAD to each server.
+    pub(crate) handed: HandedTo,
     /// How often the servers have changed places.
     pub(crate) turns: u32,
 }
@@ -185,6 +188,7 @@ impl Lane {
             ahead: ahead::new(ahead)?,
             failing_over: None,
             sources: [Source::default(); 2],
+            handed: HandedTo::default(),
             turns: 0,
         };
         let copies = usize::try_from(copies)?;

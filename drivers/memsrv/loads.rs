@@ -126,7 +126,7 @@ impl Lane {
         entry: LoadEntry,
         plug: Option<&Plug<'_>>,
     ) -> Result<Asked, LoadEntry> {
-        let since_ms = entry.asked_us / 1000;
+        let since_ms = entry.asked_ns / 1_000_000;
         let mut state = self.state.lock();
         let entry = match self.look_ahead(&mut state, entry) {
             Looked::Nothing(entry) => entry,

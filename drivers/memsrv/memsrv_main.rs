@@ -39,6 +39,7 @@ mod rx;
 mod session;
 mod shared;
 mod spin;
+mod stages;
 mod standings;
 mod stats;
 mod table;

@@ -5,6 +5,7 @@
 //! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
 //! nothing, closes nothing; what is left to do it asks of the thread.
 
+use super::areas::index;
 use super::engine::{Completion, Event, Fault, LoadError, Receiver, Replica, StoreError, Want};
 use super::lane::{Lane, State};
 use super::link::{event, Link};
@@ -14,6 +15,7 @@ use super::platform::{
 };
 use super::pool::Pool;
 use super::protocol::{Message, Slot, Status, Tag, PAGE_SIZE};
+use super::stages::Came;
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
@@ -156,12 +158,23 @@ impl Link {
 
     fn page_begin(&self, rx: &mut Rx, tag: Tag, slot: Slot) -> Result<(), Trouble> {
         let mut state = self.lane.state.lock();
-        let State { streams, table, .. } = &mut *state;
+        let State {
+            streams,
+            table,
+            handed,
+            ..
+        } = &mut *state;
         rx.filling = match streams.page(self.replica, tag, slot)? {
-            Some(target) => table.lend(target.token).map(|entry| Filling {
-                number: target.token,
-                index: target.index,
-                entry,
+            Some(target) => table.lend(target.token).map(|mut entry| {
+                if target.index == 0 {
+                    let last = handed.get(index(self.replica)).copied();
+                    entry.came = Came::now(&entry, tag, last.unwrap_or_default());
+                }
+                Filling {
+                    number: target.token,
+                    index: target.index,
+                    entry,
+                }
             }),
             None => None,
         };

@@ -11,6 +11,7 @@ use super::flights::Landed;
 use super::lane::Lane;
 use super::platform::sys;
 use super::shared::Shared;
+use super::stages::Stages;
 use super::table::{no_room, Group, LoadEntry};
 use kernel::{
     prelude::*,
@@ -20,25 +21,25 @@ use kernel::{
     }, //
 };
 
-/// Buckets of a histogram: the last takes all from 2^30 microseconds on.
+/// Buckets of a histogram: the last takes all from 2^30 units on.
 const BUCKETS: usize = 32;
 
 /// The longest load that counts as such for what is usual, in microseconds.
 const LONG_US: u32 = 10_000;
 
-/// Latencies: bucket `i` counts those of 2^(i-1) to 2^i - 1 microseconds, bucket 0 those below one.
+/// Latencies, in micro- or nanoseconds: bucket `i` counts those of 2^(i-1) to 2^i - 1, bucket 0 those below one.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Log2([u64; BUCKETS]);
 
 impl Log2 {
-    fn add(&mut self, us: u64) {
-        let bits = usize::try_from(u64::BITS - us.leading_zeros()).unwrap_or(BUCKETS);
+    pub(crate) fn add(&mut self, duration: u64) {
+        let bits = usize::try_from(u64::BITS - duration.leading_zeros()).unwrap_or(BUCKETS);
         if let Some(bucket) = self.0.get_mut(bits.min(BUCKETS - 1)) {
             *bucket = bucket.wrapping_add(1);
         }
     }
 
-    fn merge(&mut self, other: &Log2) {
+    pub(crate) fn merge(&mut self, other: &Log2) {
         for (to, from) in self.0.iter_mut().zip(other.0) {
             *to = to.wrapping_add(from);
         }
@@ -77,6 +78,7 @@ pub(crate) struct LaneCounters {
     ahead_used: u64,
     store_us: Log2,
     load_us: Log2,
+    stages: Stages,
     /// What loads of one folio took of late, in microseconds: each counts for an eighth.
     usual_load_us: u32,
 }
@@ -126,7 +128,9 @@ impl LaneCounters {
         match result {
             Ok(()) => {
                 self.loaded_pages += pages;
-                let us = sys::now_us().saturating_sub(entry.asked_us);
+                let now_ns = sys::now_ns();
+                self.stages.ended(entry, now_ns);
+                let us = now_ns.saturating_sub(entry.asked_ns) / 1000;
                 self.load_us.add(us);
                 if entry.alone {
                     let usual = self.usual_load_us;
@@ -149,7 +153,7 @@ impl LaneCounters {
     /// A load that waited for the primary was answered by the mirror.
     pub(crate) fn failed_over(&mut self, entry: &LoadEntry) {
         self.failovers += 1;
-        let us = sys::now_us().saturating_sub(entry.asked_us);
+        let us = sys::now_ns().saturating_sub(entry.asked_ns) / 1000;
         self.failover_us = self.failover_us.max(us);
     }
 
@@ -171,6 +175,7 @@ impl LaneCounters {
         self.bad_checksums += other.bad_checksums;
         self.store_us.merge(&other.store_us);
         self.load_us.merge(&other.load_us);
+        self.stages.merge(&other.stages);
     }
 }
 
@@ -345,6 +350,7 @@ impl Report {
         writeln!(f, "reconnects {}", reconnects)?;
         writeln!(f, "store_us_log2 {}", sum.store_us)?;
         writeln!(f, "load_us_log2 {}", sum.load_us)?;
+        sum.stages.write(f)?;
         writeln!(f, "compress {}", if config.lz4 { "lz4" } else { "none" })?;
         if let Some(compression) = &shared.compression {
             let pages = compression.compressed_pages.get();

@@ -14,6 +14,7 @@ use super::platform::{
 };
 use super::pool::Pool;
 use super::protocol::Slot;
+use super::stages::Came;
 use super::stats::LaneCounters;
 use kernel::prelude::*;
 
@@ -44,7 +45,9 @@ pub(crate) struct LoadEntry {
     /// The first slot.
     pub(crate) slot: u64,
     pub(crate) pages: u16,
-    pub(crate) asked_us: u64,
+    pub(crate) asked_ns: u64,
+    /// When its page began to come in, if that is looked at.
+    pub(crate) came: Option<Came>,
     /// Asked by swapoff: a failure would destroy the page for good, so it waits without limit.
     pub(crate) patient: bool,
     /// Asked with no others, by a task that waits for just this.
@@ -65,7 +68,8 @@ impl LoadEntry {
             slot: folio.slot(),
             pages: folio.pages(),
             target: Target::Folio(folio),
-            asked_us: sys::now_us(),
+            asked_ns: sys::now_ns(),
+            came: None,
             patient: sys::current_is_swapoff(),
             alone: !sys::has_plug(),
             damaged: 0,
@@ -79,7 +83,8 @@ impl LoadEntry {
             target: Target::Ahead(buffer),
             slot: slot.0,
             pages: 1,
-            asked_us: sys::now_us(),
+            asked_ns: sys::now_ns(),
+            came: None,
             patient: false,
             alone: false,
             damaged: 0,
@@ -315,7 +320,7 @@ impl Table {
         match at(&mut self.loads, number).and_then(|load| load.entry.as_mut()) {
             Some(ahead)
                 if matches!(ahead.target, Target::Ahead(_))
-                    && sys::now_us().saturating_sub(ahead.asked_us) < young_ms * 1000 =>
+                    && sys::now_ns().saturating_sub(ahead.asked_ns) < young_ms * 1_000_000 =>
             {
                 *ahead = LoadEntry {
                     damaged: ahead.damaged,

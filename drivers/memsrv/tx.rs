@@ -18,6 +18,7 @@ use super::platform::{
 use super::pool::Pool;
 use super::protocol::{FreeMask, HEADER_LEN, PAGE_SIZE};
 use super::refill::PULL_LEN;
+use super::stages::Handed;
 use kernel::{
     prelude::*,
     sync::atomic::Relaxed, //
@@ -249,6 +250,7 @@ impl Lane {
             streams,
             sources,
             table,
+            handed,
             ..
         } = &mut *state;
         for _ in 0..most {
@@ -265,7 +267,12 @@ impl Lane {
             };
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
-                Some(Outgoing::Load { header }) => batch.push_bytes(&header),
+                Some(Outgoing::Load { tag, header }) => {
+                    if let Some(handed) = handed.get_mut(index(replica)) {
+                        *handed = Handed::now(tag);
+                    }
+                    batch.push_bytes(&header);
+                }
                 Some(Outgoing::Read { headers }) => batch.push_bytes(&headers),
                 Some(Outgoing::Store { header, len, token }) => {
                     // No more than a page.

@@ -182,8 +182,8 @@ impl<L: Copy, B: DerefMut<Target = [LoadSlot<L>]>> Loads<L, B> {
         Ok(())
     }
 
-    /// The next LOAD to send, from now on sent.
-    pub(super) fn send_next(&mut self) -> Option<Message> {
+    /// The next LOAD to send, from now on sent, and its tag.
+    pub(super) fn send_next(&mut self) -> Option<(Tag, Message)> {
         let place = self.unsent;
         let number = self.issued.wrapping_add(1);
         let tag = Tag((number << PLACE_BITS) | u64::from(place));
@@ -195,7 +195,7 @@ impl<L: Copy, B: DerefMut<Target = [LoadSlot<L>]>> Loads<L, B> {
         self.issued = number;
         self.unsent = next;
         self.queued = self.queued.saturating_sub(1);
-        Some(Message::Load { tag, slot, count })
+        Some((tag, Message::Load { tag, slot, count }))
     }
 
     /// A page of the load with this tag comes next.

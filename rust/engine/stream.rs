@@ -193,8 +193,8 @@ where
         crc: impl FnOnce(Slot, &[u8]) -> u32,
     ) -> Option<Outgoing<S>> {
         if self.load_may_go() {
-            let load = self.loads.send_next()?;
-            return Some(self.load_message(load));
+            let (tag, load) = self.loads.send_next()?;
+            return Some(self.load_message(tag, load));
         }
         if !self.op_may_go() {
             return None;
@@ -236,18 +236,16 @@ where
         })
     }
 
-    fn load_message(&self, load: Message) -> Outgoing<S> {
+    fn load_message(&self, tag: Tag, load: Message) -> Outgoing<S> {
         let header = load.encode();
-        match load {
-            Message::Load { tag, .. } if self.is_attached() => {
-                let mut headers = [0; 2 * HEADER_LEN];
-                let (first, second) = headers.split_at_mut(HEADER_LEN);
-                first.copy_from_slice(&Message::Reach { tag }.encode());
-                second.copy_from_slice(&header);
-                Outgoing::Read { headers }
-            }
-            _ => Outgoing::Load { header },
+        if !self.is_attached() {
+            return Outgoing::Load { tag, header };
         }
+        let mut headers = [0; 2 * HEADER_LEN];
+        let (first, second) = headers.split_at_mut(HEADER_LEN);
+        first.copy_from_slice(&Message::Reach { tag }.encode());
+        second.copy_from_slice(&header);
+        Outgoing::Read { headers }
     }
 
     /// Whether [`Stream::next`] has a message now.

@@ -45,6 +45,8 @@ pub enum NotTaken {
 pub enum Outgoing<S> {
     /// A LOAD; no payload.
     Load {
+        /// Under which it is answered.
+        tag: Tag,
         /// The header's bytes.
         header: [u8; HEADER_LEN],
     },

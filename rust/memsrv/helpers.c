@@ -268,9 +268,9 @@ void memsrv_task_put(void *task)
 	put_task_struct(task);
 }
 
-u64 memsrv_now_us(void)
+u64 memsrv_now_ns(void)
 {
-	return ktime_to_us(ktime_get());
+	return ktime_get_ns();
 }
 
 void memsrv_random(void *out, size_t len)

@@ -104,7 +104,7 @@ void memsrv_noreclaim_restore(unsigned int flags);
 void memsrv_wait(const int *events, unsigned int timeout_ms, bool stopping);
 void memsrv_task_get(void *task);
 void memsrv_task_put(void *task);
-u64 memsrv_now_us(void);
+u64 memsrv_now_ns(void);
 void memsrv_random(void *out, size_t len);
 const char *memsrv_hostname(void);
 unsigned int memsrv_cpus(void);

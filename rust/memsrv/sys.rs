@@ -9,10 +9,15 @@ use kernel::{
     sync::atomic::{Atomic, Relaxed}, //
 };
 
-/// The monotonic clock, in microseconds.
-pub(crate) fn now_us() -> u64 {
+/// The monotonic clock, in nanoseconds.
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: No requirements.
-    unsafe { bindings::memsrv_now_us() }
+    unsafe { bindings::memsrv_now_ns() }
+}
+
+/// The same in microseconds.
+pub(crate) fn now_us() -> u64 {
+    now_ns() / 1000
 }
 
 /// Whether the calling task is in the midst of asking for several things, as in a readahead.

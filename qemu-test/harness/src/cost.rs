@@ -32,6 +32,14 @@ const WHAT: [(&str, &str); 3] = [
     ("evict_ns", "page evicted"),
 ];
 
+/// The stages of a fault, and their words.
+const STAGES: [(&str, &str); 4] = [
+    ("stage_hand_ns", "until the request is handed to TCP"),
+    ("stage_answer_ns", "until the answer is there"),
+    ("stage_fill_ns", "until the page is filled"),
+    ("stage_rest_ns", "the kernel before and after"),
+];
+
 /// What is kept: ratios of ours to another's, by figure and by whose.
 #[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
 struct Kept {
@@ -56,6 +64,7 @@ pub fn run(tree: &Tree, update: bool) -> Result<bool> {
     let figures = figures(&samples);
     let ratios = ratios(&figures)?;
     println!("\n{}", table(&figures));
+    println!("{}\n", stages(&figures));
     let place = kept_place(tree);
     if update {
         let kernel = fs::read_to_string(tree.file("kernel/release")?)?;
@@ -152,6 +161,15 @@ fn table(figures: &Figures) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// In which stages a fault of ours spends its instructions, as the module and the program have timed them.
+fn stages(figures: &Figures) -> String {
+    let stages = STAGES.map(|(what, words)| {
+        let mean = figure(figures, what, OURS).unwrap_or_default();
+        format!("{words} {mean:.0}")
+    });
+    format!("of a fault by {OURS}: {}", stages.join(", "))
 }
 
 /// Says which ratios have grown, or shrunk by as much; whether none has grown.

@@ -200,7 +200,7 @@ impl State {
                 mask
             };
             match self.engine.next(mask, checksum) {
-                Some(Outgoing::Load { header }) => out.extend(header),
+                Some(Outgoing::Load { header, .. }) => out.extend(header),
                 Some(Outgoing::Read { headers }) => out.extend(headers),
                 Some(Outgoing::Store { header, token, .. }) => {
                     let Some(entry) = self.stores.get(token) else {

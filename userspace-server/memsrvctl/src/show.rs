@@ -382,7 +382,11 @@ fn histogram(key: &str, counts: &[u64]) -> String {
         return format!("\n{key}: none\n");
     };
     let most = counts.iter().copied().max().unwrap_or(1).max(1);
-    let unit = if key.contains("_us") { "us" } else { "" };
+    let units = ["ns", "us"];
+    let unit = units
+        .into_iter()
+        .find(|unit| key.contains(&format!("_{unit}")));
+    let unit = unit.unwrap_or_default();
     let mut text = format!("\n{key}\n");
     for (bucket, count) in counts
         .iter()

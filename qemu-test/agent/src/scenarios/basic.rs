@@ -139,6 +139,18 @@ pub fn statistics(guest: &mut Guest) -> Result<()> {
     ensure!(filler.wrong == 0, "{} bytes are wrong", filler.wrong);
     filler.end()?;
     guest.figures.insert("readings".to_owned(), readings);
+    let timed = guest.stat("faults_timed")?;
+    for stage in ["hand", "answer", "fill"] {
+        let histogram = module::histogram(&format!("fault_{stage}_ns_log2"))?;
+        let (counted, ns) = (
+            histogram.iter().sum::<u64>(),
+            guest.stat(&format!("fault_{stage}_ns"))?,
+        );
+        ensure!(
+            timed > 0 && counted == timed && ns > 0,
+            "{counted} of {timed} faults are counted in stage {stage}, {ns} ns in all"
+        );
+    }
     for key in ["store_us", "load_us"] {
         let histogram = module::histogram(&format!("{key}_log2"))?;
         ensure!(

@@ -51,7 +51,7 @@ pub fn decode(out: &Outgoing<u32>) -> Message {
         Message::decode(header, Sender::Client).expect("the engine sends only valid headers")
     };
     match out {
-        Outgoing::Load { header }
+        Outgoing::Load { header, .. }
         | Outgoing::Store { header, .. }
         | Outgoing::Free { header, .. } => decode(header),
         Outgoing::Read { headers } => {

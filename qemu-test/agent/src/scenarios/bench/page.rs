@@ -143,7 +143,27 @@ impl Measured<'_, '_> {
         let ns = self.evict(1)?;
         self.report("evict_ns", vec![ns])?;
         let touched = touch(program, "random", self.plan.faults)?;
+        if self.who == Contender::Memsrv {
+            self.stages(&touched)?;
+        }
         self.report("fault_ns", touched.ns)
+    }
+
+    /// Where the time of these faults went, as the module has it, in the mean; what is left is the kernel's: the fault
+    /// before the hook, the way of the task back to a processor, the fault once more.
+    fn stages(&mut self, touched: &Touched) -> Result<()> {
+        let timed = self.guest.stat("faults_timed")?;
+        ensure!(
+            timed >= u64::try_from(self.plan.faults / 2)?,
+            "the module has timed {timed} faults"
+        );
+        let mut rest = touched.ns.iter().sum::<u64>() / u64::try_from(touched.ns.len().max(1))?;
+        for stage in ["hand", "answer", "fill"] {
+            let ns = self.guest.stat(&format!("fault_{stage}_ns"))? / timed;
+            rest = rest.saturating_sub(ns);
+            self.report(&format!("stage_{stage}_ns"), vec![ns])?;
+        }
+        self.report("stage_rest_ns", vec![rest])
     }
 
     /// After [`Self::alone`]: half of the pages one after another. Some of them are there.

@@ -185,7 +185,7 @@ impl Client {
         let out = self.stream.next(mask, crc);
         assert_eq!(out.is_some(), had_output);
         match out {
-            Some(Outgoing::Load { header }) => up.extend(header),
+            Some(Outgoing::Load { header, .. }) => up.extend(header),
             Some(Outgoing::Read { headers }) => up.extend(headers),
             Some(Outgoing::Store { header, token, .. }) => {
                 up.extend(header);

@@ -266,7 +266,7 @@ impl Mirrored {
         self.lane = lane;
         assert_eq!(out.is_some(), had_output);
         match out {
-            Some(Outgoing::Load { header }) => up.extend(header),
+            Some(Outgoing::Load { header, .. }) => up.extend(header),
             Some(Outgoing::Read { headers }) => up.extend(headers),
             Some(Outgoing::Store { header, token, .. }) => {
                 up.extend(header);
