@@ -208,6 +208,11 @@ impl Host {
             .context("the host sent no status")
     }
 
+    /// For how many nanoseconds the server's threads have had a processor.
+    pub fn server_ns(&mut self) -> Result<u64> {
+        self.count(Ask::ServerTime)
+    }
+
     /// Pages stored on the server now.
     pub fn server_pages(&mut self) -> Result<u64> {
         let status = self.server_status()?;

@@ -84,6 +84,10 @@ impl<'a> Outside<'a> {
                 return Ok(Answer::Status(flipped.into()));
             }
             Ask::ServerStatus => return self.status().map(Answer::Status),
+            Ask::ServerTime => {
+                let server = self.server().as_ref().context("no server runs")?;
+                return Ok(Answer::Status(run_ns(server.id())?.into()));
+            }
             Ask::FakeServer(kind) => {
                 self.fake = None;
                 self.fake = Some(FakeServer::start(kind)?);
@@ -276,6 +280,22 @@ impl<'a> Outside<'a> {
         );
         serde_json::from_slice(&output.stdout).context("what memsrvctl status --json printed")
     }
+}
+
+/// For how many nanoseconds a program's threads have had a processor: the first number of each's schedstat.
+fn run_ns(process: u32) -> Result<u64> {
+    let mut sum: u64 = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task")).context("looking at its threads")? {
+        let place = thread?.path().join("schedstat");
+        let text =
+            fs::read_to_string(&place).with_context(|| format!("reading {}", place.display()))?;
+        let ns = text.split_whitespace().next().unwrap_or_default();
+        let ns: u64 = ns
+            .parse()
+            .with_context(|| format!("{} says {text:?}", place.display()))?;
+        sum = sum.saturating_add(ns);
+    }
+    Ok(sum)
 }
 
 impl Drop for Outside<'_> {

@@ -196,6 +196,8 @@ pub enum Ask {
     },
     /// What `memsrvctl status --server --json` prints.
     ServerStatus,
+    /// For how many nanoseconds its threads have had a processor.
+    ServerTime,
     /// Listen in its place with something that is no memory server.
     FakeServer(Fake),
     /// Start one of what memsrv is compared with; it ends with the scenario, or when another one is started.

@@ -142,11 +142,25 @@ impl Measured<'_, '_> {
         readahead(false)?;
         let ns = self.evict(1)?;
         self.report("evict_ns", vec![ns])?;
+        let served = self.served_ns()?;
         let touched = touch(program, "random", self.plan.faults)?;
         if self.who == Contender::Memsrv {
             self.stages(&touched)?;
         }
+        if let (Some(before), Some(after)) = (served, self.served_ns()?) {
+            let ns = after.saturating_sub(before) / u64::try_from(self.plan.faults)?;
+            // Of the stage that ends with the answer.
+            self.report("stage_answer_server_ns", vec![ns])?;
+        }
         self.report("fault_ns", touched.ns)
+    }
+
+    /// For how long our server has had a processor, if it has one of its own.
+    fn served_ns(&mut self) -> Result<Option<u64>> {
+        match (self.who, self.plan.place) {
+            (Contender::Memsrv, Place::Outside) => self.guest.host.server_ns().map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Where the time of these faults went, as the module has it, in the mean; what is left is the kernel's: the fault
