@@ -106,6 +106,8 @@ pub struct Ahead<B> {
     /// Where a slot is looked for first, and a free buffer: most follow each other.
     next_found: usize,
     next_free: usize,
+    /// A bit for each buffer that is free.
+    free: u64,
     /// The differences between the slots of the last loads, and what more than half of them are.
     strides: [i64; HISTORY],
     at: usize,
@@ -128,12 +130,14 @@ pub struct Ahead<B> {
 impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
     /// With so many buffers as there are places; 0: it does nothing.
     pub fn new(buffers: B) -> Self {
+        let free = bit(buffers.len()).wrapping_sub(1);
         Self {
             slots: [NONE; MOST_AHEAD],
             buffers,
             ends: [0; 256],
             next_found: 0,
             next_free: 0,
+            free,
             strides: [0; HISTORY],
             at: 0,
             trend: None,
@@ -184,6 +188,7 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
                 self.asked = self.asked.saturating_sub(1);
             }
             buffer.state = State::Free;
+            self.free |= bit(n);
         }
     }
 
@@ -286,6 +291,7 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
                 return None;
             };
             self.note_slot(n, slot);
+            self.free &= !bit(n);
             let buffer = self.buffers.get_mut(n)?;
             buffer.born = self.loads;
             buffer.state = State::Asked(None);
@@ -313,33 +319,27 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
         }
     }
 
-    /// A buffer that is free; or with a page that cannot be loaded any more; or of the oldest that nobody has loaded.
+    /// A buffer that is free; or that of the oldest page that nobody has loaded, or of one that cannot be loaded any more.
     fn room(&mut self, may: &mut impl FnMut(Slot) -> bool) -> Option<usize> {
-        let mut oldest: Option<(u64, usize)> = None;
-        for n in around(self.next_free) {
-            let (Some(buffer), Some(&slot)) = (self.buffers.get(n), self.slots.get(n)) else {
-                continue;
-            };
-            match buffer.state {
-                State::Free => {
-                    self.next_free = n.saturating_add(1) % MOST_AHEAD;
-                    return Some(n);
-                }
-                State::Asked(_) => {}
-                State::Ready => {
-                    let born = if may(slot) { buffer.born } else { 0 };
-                    if oldest.is_none_or(|(least, _)| born < least) {
-                        oldest = Some((born, n));
-                    }
-                }
-            }
+        if self.free != 0 {
+            // From there on, as if the set were a ring.
+            let first = u32::try_from(self.next_free).unwrap_or(0);
+            let n = first.saturating_add(self.free.rotate_right(first).trailing_zeros());
+            let n = usize::try_from(n).unwrap_or(0) % MOST_AHEAD;
+            self.next_free = n.saturating_add(1) % MOST_AHEAD;
+            return Some(n);
         }
-        let (born, n) = oldest?;
-        // It may still be wanted.
-        let age = usize::try_from(self.loads.saturating_sub(born)).unwrap_or(usize::MAX);
-        if age < self.buffers.len() {
-            return None;
-        }
+        let ready = |(_, buffer): &(usize, &AheadSlot<L>)| matches!(buffer.state, State::Ready);
+        let buffers = || self.buffers.iter().enumerate().filter(ready);
+        let (oldest, buffer) = buffers().min_by_key(|(_, buffer)| buffer.born)?;
+        let age = self.loads.saturating_sub(buffer.born);
+        let n = if usize::try_from(age).unwrap_or(usize::MAX) < self.buffers.len() {
+            // It may still be wanted.
+            let gone = |&(n, _): &(usize, _)| self.slots.get(n).is_some_and(|&slot| !may(slot));
+            buffers().find(gone)?.0
+        } else {
+            oldest
+        };
         self.free(n);
         self.judge(false);
         Some(n)
@@ -422,6 +422,11 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
 fn end(slot: Slot) -> usize {
     let [end, ..] = slot.0.to_le_bytes();
     usize::from(end)
+}
+
+/// Its bit in a set of buffers; none for one beyond [`MOST_AHEAD`], so that the set of those below it is all.
+fn bit(n: usize) -> u64 {
+    u32::try_from(n).map_or(0, |n| 1_u64.checked_shl(n).unwrap_or(0))
 }
 
 /// The places of buffers, from one on.
