@@ -145,6 +145,9 @@ impl Lane {
     /// An answer came from one server: whoever refills may have been waiting for it, or has fallen behind by
     /// it and does not look at the clock.
     pub(crate) fn tell_refill(&self, state: &State) {
+        if self.shared.config.mirror.is_none() {
+            return;
+        }
         let areas = &self.shared.areas;
         for replica in self.shared.spoken_to() {
             let part = self.part(replica);
