@@ -45,6 +45,11 @@ pub const ALL: &[Entry] = &[
         basic::statistics,
     ),
     Entry::new(
+        "stages",
+        "where a fault waits that the server answers late",
+        basic::stages,
+    ),
+    Entry::new(
         "spinning",
         "faults that are waited for without sleeping",
         basic::spinning,
