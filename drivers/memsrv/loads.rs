@@ -61,11 +61,23 @@ impl Lane {
         });
     }
 
-    /// Sends what tasks have asked for that were plugged.
+    /// Sends what tasks have asked for that are plugged.
+    pub(crate) fn send_loads(&self) {
+        for replica in self.shared.config.replicas() {
+            if self.part(replica).plugged.load(Relaxed) {
+                self.send(replica);
+            }
+        }
+    }
+
+    /// Sends what tasks have asked for, or stored, that were plugged.
     pub(crate) fn unplugged(&self, may_sleep: bool) {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
-            match part.plugged.load(Relaxed) {
+            let held = part.held.load(Relaxed);
+            // Before it is sent: should somebody else be sending just now, the next answer sees to what he leaves.
+            part.held.store(false, Relaxed);
+            match held || part.plugged.load(Relaxed) {
                 true if may_sleep => self.send(replica),
                 true => part.bell.ring(event::SEND),
                 false => {}
