@@ -75,9 +75,9 @@ impl Lane {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
             let held = part.held.load(Relaxed);
-            // Before it is sent: should somebody else be sending just now, the next answer sees to what he leaves.
+            // First: what is not due now, or left by who is sending just now, is from now on with the next answer.
             part.held.store(false, Relaxed);
-            match held || part.plugged.load(Relaxed) {
+            match part.plugged.load(Relaxed) || (held && self.is_due(replica)) {
                 true if may_sleep => self.send(replica),
                 true => part.bell.ring(event::SEND),
                 false => {}
