@@ -7,7 +7,7 @@ use super::lane::Lane;
 use super::maker::Maker;
 use super::platform::{
     folio::{FolioView, LoadingFolio, StoringFolio},
-    hook::{Plug, SwapHooks, Target},
+    hook::{Plug, StorePlug, SwapHooks, Target},
     power::PowerHooks,
     sys, //
 };
@@ -193,13 +193,15 @@ impl SwapHooks for Client {
         }
     }
 
-    fn store(&self, folio: StoringFolio) {
+    fn store(&self, folio: StoringFolio, plug: StorePlug<'_>) {
         if sys::has_plug() {
             // In the midst of a readahead it has to make room: what it has asked for need not wait for that.
-            self.unplugged(true);
+            for lane in &self.lanes {
+                lane.send_loads();
+            }
         }
         if let Some(lane) = self.lane(folio.slot()) {
-            lane.store(&folio);
+            lane.store(&folio, &plug);
         }
     }
 

@@ -31,6 +31,7 @@ use super::flights::Flights;
 use super::link::{event, Part};
 use super::platform::{
     folio::StoringFolio,
+    hook::StorePlug,
     page::Buffers,
     sys, //
 };
@@ -257,8 +258,11 @@ impl Lane {
 
     /// There may be something to send on any connection.
     pub(crate) fn tell_output(&self, streams: &Streams) {
-        self.ring(event::SEND, |replica, _| {
-            streams.is_due(replica, SEND_BATCH)
+        self.ring(event::SEND, |replica, part| {
+            let waits = part.held.load(Relaxed)
+                && streams.queued(replica) < SEND_BATCH
+                && !streams.has_loads(replica);
+            streams.is_due(replica, SEND_BATCH) && !waits
         });
     }
 
@@ -275,7 +279,7 @@ impl Lane {
     }
 
     /// Sends a folio that was admitted. It ends by itself.
-    pub(crate) fn store(&self, folio: &StoringFolio) {
+    pub(crate) fn store(&self, folio: &StoringFolio, plug: &StorePlug<'_>) {
         let (first, pages) = (folio.slot(), folio.pages());
         let pool = &self.shared.pool;
         let mut lead = None;
@@ -311,8 +315,17 @@ impl Lane {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
                 self.tell_watch(streams);
-                due = Replica::BOTH.map(|replica| streams.is_due(replica, SEND_BATCH));
-                Replica::BOTH.map(|replica| streams.queued(replica))
+                Replica::BOTH.map(|replica| {
+                    let queued = streams.queued(replica);
+                    let waits = (1..SEND_BATCH).contains(&queued)
+                        && !streams.has_loads(replica)
+                        && self.waits(replica, plug);
+                    let is_due = !waits && streams.is_due(replica, SEND_BATCH);
+                    if let Some(due) = due.get_mut(index(replica)) {
+                        *due = is_due;
+                    }
+                    queued
+                })
             });
             for (replica, (queued, due)) in
                 Replica::BOTH.into_iter().zip(queued.iter().zip(&mut due))
@@ -329,6 +342,15 @@ impl Lane {
         self.ring(event::SEND, |replica, _| {
             due.get(index(replica)).is_some_and(|&due| due)
         });
+    }
+
+    /// Under the lock: whether a few stores are to wait, since the task goes on storing: for more, as long as it does.
+    fn waits(&self, replica: Replica, plug: &StorePlug<'_>) -> bool {
+        let held = &self.part(replica).held;
+        if !held.load(Relaxed) {
+            held.store(plug.hold(), Relaxed);
+        }
+        held.load(Relaxed)
     }
 
     /// Changes the state, and then, without the lock, ends what has ended by it.

@@ -48,6 +48,9 @@ pub(crate) struct Part {
     pub(crate) watched: Atomic<bool>,
     /// Whether loads wait to be sent until the task that asked for them is unplugged: written under the lane's lock.
     pub(crate) plugged: Atomic<bool>,
+    /// Whether a few stores wait, for more of them or the end of the plug of the task that stores: written under the
+    /// lane's lock, but for its end.
+    pub(crate) held: Atomic<bool>,
     /// Of a mirror that the server feeds: whether pages may be read there meanwhile. Written under the lane's lock.
     pub(crate) follows: Atomic<bool>,
     /// When the server was last heard, in milliseconds.
@@ -76,6 +79,7 @@ impl Part {
             up: Atomic::new(false),
             watched: Atomic::new(false),
             plugged: Atomic::new(false),
+            held: Atomic::new(false),
             follows: Atomic::new(false),
             heard_ms: Atomic::new(0),
             reconnects: Atomic::new(0),

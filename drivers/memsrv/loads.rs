@@ -61,11 +61,23 @@ impl Lane {
         });
     }
 
-    /// Sends what tasks have asked for that were plugged.
+    /// Sends what tasks have asked for that are plugged.
+    pub(crate) fn send_loads(&self) {
+        for replica in self.shared.config.replicas() {
+            if self.part(replica).plugged.load(Relaxed) {
+                self.send(replica);
+            }
+        }
+    }
+
+    /// Sends what tasks have asked for, or stored, that were plugged.
     pub(crate) fn unplugged(&self, may_sleep: bool) {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
-            match part.plugged.load(Relaxed) {
+            let held = part.held.load(Relaxed);
+            // First: what is not due now, or left by who is sending just now, is from now on with the next answer.
+            part.held.store(false, Relaxed);
+            match part.plugged.load(Relaxed) || (held && self.is_due(replica)) {
                 true if may_sleep => self.send(replica),
                 true => part.bell.ring(event::SEND),
                 false => {}

@@ -246,6 +246,7 @@ impl Lane {
         batch.clear();
         let mut state = self.state.lock();
         self.part(replica).plugged.store(false, Relaxed);
+        self.part(replica).held.store(false, Relaxed);
         let State {
             streams,
             sources,

@@ -52,6 +52,11 @@ where
         self.stream(replica).map_or(0, Stream::queued)
     }
 
+    /// Whether a load may be sent to this replica.
+    pub fn has_loads(&self, replica: Replica) -> bool {
+        self.stream(replica).is_some_and(Stream::has_loads)
+    }
+
     /// Whether what may be sent to this replica is to be sent now: a load or a PULL; `batch` stores and frees, or fewer
     /// if none is unanswered. Else it has time until the next answer, when there are more (as with Nagle's
     /// algorithm, RFC 896).

@@ -258,6 +258,11 @@ where
         self.ops.queued().saturating_add(self.loads.queued())
     }
 
+    /// Whether a load may be sent.
+    pub fn has_loads(&self) -> bool {
+        self.load_may_go()
+    }
+
     /// Whether a load may be sent, or `batch` stores and frees, or fewer with none unanswered.
     pub fn is_due(&self, batch: usize) -> bool {
         let many = self.ops.queued() >= batch || self.ops.unanswered() == 0;

@@ -129,7 +129,8 @@ bool memsrv_may_spin(struct folio *folio)
 /* Of a task's plug that we are told the end of. */
 struct plug {
 	struct blk_plug_cb cb;
-	/* The first that was asked for, with a reference. */
+	bool counted;
+	/* The first that was asked for, with a reference; none while the task has only stored. */
 	struct folio *first;
 	u64 slot;
 	unsigned int loads;
@@ -148,9 +149,11 @@ static void on_unplug(struct blk_plug_cb *cb, bool from_schedule)
 	hooks->unplugged(hooks->owner, !from_schedule);
 	/* After a readahead the task waits for one of its pages: for the first where it reads on and on, and the others
 	 * come right behind. */
-	if (!from_schedule && plug->loads <= READAHEAD)
-		hooks->wait(hooks->owner, plug->first, plug->slot);
-	folio_put(plug->first);
+	if (plug->first) {
+		if (!from_schedule && plug->loads <= READAHEAD)
+			hooks->wait(hooks->owner, plug->first, plug->slot);
+		folio_put(plug->first);
+	}
 	kfree(plug);
 	/* Last, and ordered: who waits for it frees the hooks. */
 	atomic_dec_return(&plugs);
@@ -162,23 +165,40 @@ bool memsrv_has_plug(void)
 	return current->plug;
 }
 
-/* Whether the task goes on asking, as in a readahead, and we are told when it is done, or is about to sleep. It asks
- * for this folio, on which it has a reference. */
-enum memsrv_held memsrv_plugged(const struct memsrv_plug_hooks *hooks, struct folio *folio)
+/* The task's plug, of whose end, or of the task's being about to sleep, we are told; none without one, or memory. */
+static struct plug *held_plug(const struct memsrv_plug_hooks *hooks)
 {
 	struct blk_plug_cb *cb = blk_check_plugged(on_unplug, (void *)hooks, sizeof(struct plug));
 	struct plug *plug = container_of(cb, struct plug, cb);
 
-	/* No plug, or no memory. */
 	if (!cb)
+		return NULL;
+	if (!plug->counted) {
+		plug->counted = true;
+		atomic_inc(&plugs);
+	}
+	return plug;
+}
+
+/* Whether the task goes on asking, as in a readahead. It asks for this folio, on which it has a reference. */
+enum memsrv_held memsrv_plugged(const struct memsrv_plug_hooks *hooks, struct folio *folio)
+{
+	struct plug *plug = held_plug(hooks);
+
+	if (!plug)
 		return MEMSRV_HELD_NO;
 	if (plug->loads++)
 		return MEMSRV_HELD;
 	folio_get(folio);
 	plug->first = folio;
 	plug->slot = memsrv_folio_slot(folio);
-	atomic_inc(&plugs);
 	return MEMSRV_HELD_FIRST;
+}
+
+/* Whether the task goes on storing, as reclaim does. */
+bool memsrv_plugged_store(const struct memsrv_plug_hooks *hooks)
+{
+	return held_plug(hooks);
 }
 
 /* How many plugs there are that we will be told the end of. */

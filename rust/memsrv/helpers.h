@@ -74,6 +74,7 @@ bool memsrv_has_plug(void);
 /* Whether the task has a plug: no; yes, and held before; yes, and held from now on. */
 enum memsrv_held { MEMSRV_HELD_NO, MEMSRV_HELD, MEMSRV_HELD_FIRST };
 enum memsrv_held memsrv_plugged(const struct memsrv_plug_hooks *hooks, struct folio *folio);
+bool memsrv_plugged_store(const struct memsrv_plug_hooks *hooks);
 unsigned int memsrv_plugs(void);
 bool memsrv_may_spin(struct folio *folio);
 bool memsrv_spin_on(struct folio *folio, unsigned int us);

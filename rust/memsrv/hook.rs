@@ -53,7 +53,7 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
     fn swapoff(&self, area: u32);
 
     /// Stores a folio that `admit` admitted; it can no longer be refused.
-    fn store(&self, folio: StoringFolio);
+    fn store(&self, folio: StoringFolio, plug: StorePlug<'_>);
     /// Loads a folio that `holds` claimed. Tells whether a server has been asked already.
     fn load(&self, folio: LoadingFolio, plug: Plug<'_>) -> bool;
     /// A task whose plug was held is done with asking or, if it may not sleep here, is about to do so.
@@ -105,6 +105,17 @@ impl Plug<'_> {
             bindings::memsrv_held_MEMSRV_HELD => Held::Again,
             _ => Held::No,
         }
+    }
+}
+
+/// By which the plug, if there is one, of a task is held that stores folios.
+pub(crate) struct StorePlug<'a>(&'a PlugHooks);
+
+impl StorePlug<'_> {
+    /// Whether the task goes on storing, as reclaim does; then [`SwapHooks::unplugged`] comes, as after [`Plug::hold`].
+    pub(crate) fn hold(&self) -> bool {
+        // SAFETY: The hooks stay until the last plug has ended.
+        unsafe { bindings::memsrv_plugged_store(&self.0 .0) }
     }
 }
 
@@ -268,7 +279,8 @@ unsafe extern "C" fn store<H: SwapHooks>(folio: *mut kernel_bindings::folio) -> 
     };
     let _inside = shared.inside.read_lock();
     // SAFETY: As for `zswap_store`.
-    shared.hooks.store(unsafe { StoringFolio::new(folio) });
+    let folio = unsafe { StoringFolio::new(folio) };
+    shared.hooks.store(folio, StorePlug(&shared.plug));
     true
 }
 

@@ -2,8 +2,9 @@
 //! What memsrv is compared with, outside the guest: Debian's own programs, run in the tree that the guest's root
 //! was made of, and a second guest.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -56,9 +57,14 @@ impl Running {
                 let file =
                     File::create(&file).with_context(|| format!("making {}", file.display()))?;
                 file.set_len(1 << 30).context("making nbd-server's file")?;
+                // Debian's configuration lets it serve as a user of its own.
+                file.set_permissions(Permissions::from_mode(0o666))
+                    .context("letting nbd-server write its file")?;
                 let at = format!("{}:{port}", wire::HOST_ADDRESS);
+                // It forks for each client, and who looks whether it listens is one: so all of them end with the first.
+                command.args(["unshare", "--pid", "--kill-child", "--"]);
                 command.arg("chroot").arg(tree.file("guest-root")?);
-                command.args(["/usr/bin/nbd-server", "-d", &at, NBD_FILE]);
+                command.args(["/usr/bin/nbd-server", "-n", &at, NBD_FILE]);
             }
             Other::Nvme => return Target::start(tree).map(Self::Guest),
         }
