@@ -261,7 +261,7 @@ impl Lane {
         self.ring(event::SEND, |replica, part| {
             let waits = part.held.load(Relaxed)
                 && streams.queued(replica) < SEND_BATCH
-                && !streams.has_loads(replica);
+                && !streams.is_urgent(replica);
             streams.is_due(replica, SEND_BATCH) && !waits
         });
     }
@@ -318,7 +318,7 @@ impl Lane {
                 Replica::BOTH.map(|replica| {
                     let queued = streams.queued(replica);
                     let waits = (1..SEND_BATCH).contains(&queued)
-                        && !streams.has_loads(replica)
+                        && !streams.is_urgent(replica)
                         && self.waits(replica, plug);
                     let is_due = !waits && streams.is_due(replica, SEND_BATCH);
                     if let Some(due) = due.get_mut(index(replica)) {
@@ -345,12 +345,14 @@ impl Lane {
     }
 
     /// Under the lock: whether a few stores are to wait, since the task goes on storing: for more, as long as it does.
+    /// Not where they would take the room of those to come.
     fn waits(&self, replica: Replica, plug: &StorePlug<'_>) -> bool {
-        let held = &self.part(replica).held;
-        if !held.load(Relaxed) {
-            held.store(plug.hold(), Relaxed);
+        let pool = &self.shared.pool;
+        let waits = pool.used() <= u64::from(pool.size() / 2) && plug.hold();
+        if waits {
+            self.part(replica).held.store(true, Relaxed);
         }
-        held.load(Relaxed)
+        waits
     }
 
     /// Changes the state, and then, without the lock, ends what has ended by it.

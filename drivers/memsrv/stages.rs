@@ -4,7 +4,7 @@
 //!
 //! | stage | from | to |
 //! |---|---|---|
-//! | hand | the hook's call | its LOAD is handed to TCP |
+//! | hand | the hook's call | its LOAD is in the batch that TCP is given next |
 //! | answer | there | the header of its page is read: TCP, the network both ways, the server |
 //! | fill | there | the page is in its folio, and its checksum looked at |
 //!

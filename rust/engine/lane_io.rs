@@ -52,9 +52,9 @@ where
         self.stream(replica).map_or(0, Stream::queued)
     }
 
-    /// Whether a load may be sent to this replica.
-    pub fn has_loads(&self, replica: Replica) -> bool {
-        self.stream(replica).is_some_and(Stream::has_loads)
+    /// Whether a load or a PULL may be sent to this replica: what never waits for more to be sent with.
+    pub fn is_urgent(&self, replica: Replica) -> bool {
+        self.refills.at(replica).has_output() || self.stream(replica).is_some_and(Stream::has_loads)
     }
 
     /// Whether what may be sent to this replica is to be sent now: a load or a PULL; `batch` stores and frees, or fewer
