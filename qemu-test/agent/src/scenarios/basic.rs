@@ -182,7 +182,7 @@ pub fn stages(guest: &mut Guest) -> Result<()> {
     filler.end()?;
     let timed = guest.stat("faults_timed")?;
     expect_at_least(guest, "faults_timed", 1000)?;
-    let mut stage = |name: &str| -> Result<u64> {
+    let stage = |name: &str| -> Result<u64> {
         let all: u64 = module::histogram(&format!("fault_{name}_ns_log2"))?
             .iter()
             .sum();
