@@ -122,7 +122,7 @@ impl Lane {
             ..
         } = state;
         while table.has_load_room() {
-            let may = |slot: Slot| areas.has(slot.0) && !table.may_be_storing(slot);
+            let may = |slot: Slot| areas.count(slot.0, 1) == 1 && !table.may_be_storing(slot);
             let Some((slot, buffer)) = ahead.take(&mut plan, may) else {
                 return;
             };

@@ -334,15 +334,6 @@ impl Areas {
         }
     }
 
-    /// Whether the server holds a slot.
-    pub(crate) fn has(&self, slot: u64) -> bool {
-        let at = place(slot);
-        let word = self
-            .cluster(at)
-            .and_then(|cluster| cluster.bits.get(at.bit / 64));
-        word.is_some_and(|word| word.load(Relaxed) & (1 << (at.bit % 64)) != 0)
-    }
-
     /// How many of a folio's slots the server holds.
     pub(crate) fn count(&self, slot: u64, pages: u16) -> u16 {
         let at = place(slot);

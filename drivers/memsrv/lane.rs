@@ -39,7 +39,7 @@ use super::protocol::Slot;
 use super::refill::Source;
 use super::shared::Shared;
 use super::spin::Spin;
-use super::stages::HandedTo;
+use super::stages::Handed;
 use super::stats::LaneCounters;
 use super::table::Table;
 use super::unread::Unread;
@@ -90,8 +90,7 @@ pub(crate) struct State {
     pub(crate) failing_over: Option<Replica>,
     /// Where each server was reached last, and which life of it: for the other one to fetch pages from.
     pub(crate) sources: [Source; 2],
-    /// The last LOAD to each server.
-    pub(crate) handed: HandedTo,
+    pub(crate) handed: Handed,
     /// How often the servers have changed places.
     pub(crate) turns: u32,
 }
@@ -189,7 +188,7 @@ impl Lane {
             ahead: ahead::new(ahead)?,
             failing_over: None,
             sources: [Source::default(); 2],
-            handed: HandedTo::default(),
+            handed: Handed::default(),
             turns: 0,
         };
         let copies = usize::try_from(copies)?;
@@ -259,16 +258,23 @@ impl Lane {
     /// There may be something to send on any connection.
     pub(crate) fn tell_output(&self, streams: &Streams) {
         self.ring(event::SEND, |replica, part| {
-            let waits = part.held.load(Relaxed)
-                && streams.queued(replica) < SEND_BATCH
-                && !streams.is_urgent(replica);
-            streams.is_due(replica, SEND_BATCH) && !waits
+            streams.is_due(replica, SEND_BATCH, part.held.load(Relaxed))
         });
     }
 
     /// Whether something is to be sent there now.
     pub(crate) fn is_due(&self, replica: Replica) -> bool {
-        self.state.lock().streams.is_due(replica, SEND_BATCH)
+        let state = self.state.lock();
+        let held = self.part(replica).held.load(Relaxed);
+        state.streams.is_due(replica, SEND_BATCH, held)
+    }
+
+    /// Nobody has rung, and the thread looks all the same: what is due now would have waited for ever. It is counted, so
+    /// that a lost wake-up is seen and does not merely take longer.
+    pub(crate) fn note_overslept(&self, replica: Replica) {
+        let mut state = self.state.lock();
+        let overslept = state.streams.is_due(replica, SEND_BATCH, false);
+        state.table.counters.overslept += u64::from(overslept);
     }
 
     /// Whoever is owed an answer must look at the clock.
@@ -315,17 +321,16 @@ impl Lane {
                     table.end_copy(number, Err(StoreError::Expired), pool);
                 }
                 self.tell_watch(streams);
-                Replica::BOTH.map(|replica| {
-                    let queued = streams.queued(replica);
-                    let waits = (1..SEND_BATCH).contains(&queued)
-                        && !streams.is_urgent(replica)
-                        && self.waits(replica, plug);
-                    let is_due = !waits && streams.is_due(replica, SEND_BATCH);
-                    if let Some(due) = due.get_mut(index(replica)) {
-                        *due = is_due;
-                    }
-                    queued
-                })
+                let queued = Replica::BOTH.map(|replica| streams.queued(replica));
+                due = Replica::BOTH.map(|replica| {
+                    let few = queued
+                        .get(index(replica))
+                        .is_some_and(|n| (1..SEND_BATCH).contains(n));
+                    let held = few && self.hold(replica, plug);
+                    table.counters.held_stores += u64::from(held);
+                    streams.is_due(replica, SEND_BATCH, held)
+                });
+                queued
             });
             for (replica, (queued, due)) in
                 Replica::BOTH.into_iter().zip(queued.iter().zip(&mut due))
@@ -344,15 +349,15 @@ impl Lane {
         });
     }
 
-    /// Under the lock: whether a few stores are to wait, since the task goes on storing: for more, as long as it does.
-    /// Not where they would take the room of those to come.
-    fn waits(&self, replica: Replica, plug: &StorePlug<'_>) -> bool {
+    /// Under the lock: holds a few stores if the task goes on storing, until it does not. Not where they would take the
+    /// room of those to come.
+    fn hold(&self, replica: Replica, plug: &StorePlug<'_>) -> bool {
         let pool = &self.shared.pool;
-        let waits = pool.used() <= u64::from(pool.size() / 2) && plug.hold();
-        if waits {
+        let holds = pool.used() <= u64::from(pool.size() / 2) && plug.hold();
+        if holds {
             self.part(replica).held.store(true, Relaxed);
         }
-        waits
+        holds
     }
 
     /// Changes the state, and then, without the lock, ends what has ended by it.

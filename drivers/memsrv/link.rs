@@ -48,8 +48,8 @@ pub(crate) struct Part {
     pub(crate) watched: Atomic<bool>,
     /// Whether loads wait to be sent until the task that asked for them is unplugged: written under the lane's lock.
     pub(crate) plugged: Atomic<bool>,
-    /// Whether a few stores wait, for more of them or the end of the plug of the task that stores: written under the
-    /// lane's lock, but for its end.
+    /// Whether a few stores wait for more of them, or the end of the plug of the task that stores: set, and ended by who
+    /// sends them, under the lane's lock. Who unplugs ends it without, and looks what is due after that.
     pub(crate) held: Atomic<bool>,
     /// Of a mirror that the server feeds: whether pages may be read there meanwhile. Written under the lane's lock.
     pub(crate) follows: Atomic<bool>,

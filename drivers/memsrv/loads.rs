@@ -74,8 +74,8 @@ impl Lane {
     pub(crate) fn unplugged(&self, may_sleep: bool) {
         for replica in self.shared.config.replicas() {
             let part = self.part(replica);
-            // First: what is not due now, or left by who is sending just now, is from now on with the next answer. And at
-            // once: whoever ends it must look what is due.
+            // First: who sends just now, or gets the next answer, sees to what is left. And at once: whoever ends it must
+            // look what is due.
             let held = part.held.xchg(false, Relaxed);
             match part.plugged.load(Relaxed) || (held && self.is_due(replica)) {
                 true if may_sleep => self.send(replica),

@@ -5,7 +5,6 @@
 //! Runs in softirq, or inside a sender of the same link (`release_sock`): it takes no `tx`, sends
 //! nothing, closes nothing; what is left to do it asks of the thread.
 
-use super::areas::index;
 use super::engine::{Completion, Event, Fault, LoadError, Receiver, Replica, StoreError, Want};
 use super::lane::{Lane, State};
 use super::link::{event, Link};
@@ -15,7 +14,6 @@ use super::platform::{
 };
 use super::pool::Pool;
 use super::protocol::{Message, Slot, Status, Tag, PAGE_SIZE};
-use super::stages::Came;
 use super::table::{Done, Group, LoadEntry, Table};
 use kernel::{
     prelude::*,
@@ -167,8 +165,7 @@ impl Link {
         rx.filling = match streams.page(self.replica, tag, slot)? {
             Some(target) => table.lend(target.token).map(|mut entry| {
                 if target.index == 0 {
-                    let last = handed.get(index(self.replica)).copied();
-                    entry.came = Came::now(&entry, tag, last.unwrap_or_default());
+                    entry.came = handed.came(self.replica, tag, &entry);
                 }
                 Filling {
                     number: target.token,

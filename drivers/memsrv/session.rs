@@ -236,17 +236,10 @@ impl Link {
             self.refill(&mut session.refilling);
         }
         self.lane.read_again();
-        let pumped = match self.part().tx.try_lock() {
-            Some(mut tx) => self.lane.pump(self.replica, &mut tx),
-            // Whoever sends looks again, and rings if the socket takes no more.
-            None => Pumped::Idle,
-        };
-        session.blocked = pumped == Pumped::Blocked;
-        // Somebody may have asked while `tx` was held, and relied on its holder to look again.
-        let more = pumped == Pumped::Idle && self.lane.is_due(self.replica);
-        if more || pumped == Pumped::More {
-            self.part().bell.ring(event::SEND);
+        if events == 0 && !session.blocked {
+            self.lane.note_overslept(self.replica);
         }
+        session.blocked = self.lane.send_once(self.replica) == Pumped::Blocked;
         if let Some(why) = self.overdue(session.connected_ms) {
             let server = self.server();
             self.disconnect(session, why);

@@ -11,48 +11,43 @@
 //! What follows, until the task goes on, is the kernel's. Of the LOADs that are in flight on a connection at once only
 //! the last is looked at: a lone one always is.
 
+use super::areas::index;
 use super::engine::Replica;
 use super::platform::sys;
 use super::protocol::Tag;
 use super::stats::Log2;
 use super::table::{LoadEntry, Target};
 
-/// The last LOAD that a connection handed to TCP.
+/// The last LOAD that was handed to TCP on the connection to each server.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Handed {
-    tag: u64,
-    at_ns: u64,
-}
+pub(crate) struct Handed([(u64, u64); Replica::BOTH.len()]);
 
 impl Handed {
-    /// That one, now.
-    pub(crate) fn now(tag: Tag) -> Self {
-        Self {
-            tag: tag.0,
-            at_ns: sys::now_ns(),
+    /// This one, now.
+    pub(crate) fn note(&mut self, replica: Replica, tag: Tag) {
+        if let Some(last) = self.0.get_mut(index(replica)) {
+            *last = (tag.0, sys::now_ns());
+        }
+    }
+
+    /// The page of a load comes in. `None` if nobody waits for just that, or other LOADs followed it.
+    pub(crate) fn came(&self, replica: Replica, tag: Tag, entry: &LoadEntry) -> Option<Came> {
+        let waits = entry.alone && matches!(entry.target, Target::Folio(_));
+        match self.0.get(index(replica)) {
+            Some(&(last, handed_ns)) if waits && last == tag.0 => Some(Came {
+                handed_ns,
+                at_ns: sys::now_ns(),
+            }),
+            _ => None,
         }
     }
 }
 
-/// One for each server.
-pub(crate) type HandedTo = [Handed; Replica::BOTH.len()];
-
-/// When an answer came.
+/// When a LOAD was handed to TCP, and its answer came.
 #[derive(Clone, Copy)]
 pub(crate) struct Came {
     handed_ns: u64,
     at_ns: u64,
-}
-
-impl Came {
-    /// The page of a load comes in. `None` if nobody waits for just that, or other LOADs followed it.
-    pub(crate) fn now(entry: &LoadEntry, tag: Tag, last: Handed) -> Option<Self> {
-        let waits = entry.alone && matches!(entry.target, Target::Folio(_));
-        (waits && last.tag == tag.0).then(|| Self {
-            handed_ns: last.at_ns,
-            at_ns: sys::now_ns(),
-        })
-    }
 }
 
 /// One stage of all of them.

@@ -73,6 +73,8 @@ pub(crate) struct LaneCounters {
     failover_us: u64,
     pub(crate) hedged_loads: u64,
     pub(crate) through_stores: u64,
+    pub(crate) held_stores: u64,
+    pub(crate) overslept: u64,
     late_stores: u64,
     ahead: u64,
     ahead_used: u64,
@@ -162,6 +164,8 @@ impl LaneCounters {
         self.hedged_loads += other.hedged_loads;
         self.failover_us = self.failover_us.max(other.failover_us);
         self.through_stores += other.through_stores;
+        self.held_stores += other.held_stores;
+        self.overslept += other.overslept;
         self.late_stores += other.late_stores;
         self.ahead += other.ahead;
         self.ahead_used += other.ahead_used;
@@ -337,6 +341,8 @@ impl Report {
         writeln!(f, "spins {}", hooks.spins.get())?;
         writeln!(f, "spins_won {}", hooks.spins_won.get())?;
         writeln!(f, "plugged_loads {}", hooks.plugged_loads.get())?;
+        writeln!(f, "held_stores {}", sum.held_stores)?;
+        writeln!(f, "overslept {}", sum.overslept)?;
         writeln!(f, "ahead_pages {}", sum.ahead)?;
         writeln!(f, "ahead_pages_used {}", sum.ahead_used)?;
         writeln!(f, "leftover_slots {}", hooks.leftover_slots.get())?;

@@ -94,7 +94,7 @@ impl Lane {
                 }
             }
             self.tell_watch(streams);
-            output = Replica::BOTH.map(|replica| streams.is_due(replica, SEND_BATCH));
+            output = Replica::BOTH.map(|replica| streams.is_due(replica, SEND_BATCH, false));
             self.look_through(table);
         }
         self.ring(event::SEND, |replica, _| {

@@ -18,7 +18,6 @@ use super::platform::{
 use super::pool::Pool;
 use super::protocol::{FreeMask, HEADER_LEN, PAGE_SIZE};
 use super::refill::PULL_LEN;
-use super::stages::Handed;
 use kernel::{
     prelude::*,
     sync::atomic::Relaxed, //
@@ -180,6 +179,22 @@ impl Tx {
 }
 
 impl Lane {
+    /// For the connection's thread: sends to a server what fits into one batch, and rings for the rest.
+    pub(crate) fn send_once(&self, replica: Replica) -> Pumped {
+        let part = self.part(replica);
+        let pumped = match part.tx.try_lock() {
+            Some(mut tx) => self.pump(replica, &mut tx),
+            // Whoever sends looks again, and rings if the socket takes no more.
+            None => Pumped::Idle,
+        };
+        // Somebody may have asked while `tx` was held, and relied on its holder to look again.
+        let more = pumped == Pumped::Idle && self.is_due(replica);
+        if more || pumped == Pumped::More {
+            part.bell.ring(event::SEND);
+        }
+        pumped
+    }
+
     /// Sends to a server what there is, unless somebody else does; then he finds it.
     pub(crate) fn send(&self, replica: Replica) {
         let part = self.part(replica);
@@ -269,9 +284,7 @@ impl Lane {
             match streams.next(replica, mask, |slot, payload| sys::crc32c(slot.0, payload)) {
                 None => break,
                 Some(Outgoing::Load { tag, header }) => {
-                    if let Some(handed) = handed.get_mut(index(replica)) {
-                        *handed = Handed::now(tag);
-                    }
+                    handed.note(replica, tag);
                     batch.push_bytes(&header);
                 }
                 Some(Outgoing::Read { headers }) => batch.push_bytes(&headers),

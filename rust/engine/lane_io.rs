@@ -52,19 +52,15 @@ where
         self.stream(replica).map_or(0, Stream::queued)
     }
 
-    /// Whether a load or a PULL may be sent to this replica: what never waits for more to be sent with.
-    pub fn is_urgent(&self, replica: Replica) -> bool {
-        self.refills.at(replica).has_output() || self.stream(replica).is_some_and(Stream::has_loads)
-    }
-
     /// Whether what may be sent to this replica is to be sent now: a load or a PULL; `batch` stores and frees, or fewer
     /// if none is unanswered. Else it has time until the next answer, when there are more (as with Nagle's
-    /// algorithm, RFC 896).
-    pub fn is_due(&self, replica: Replica, batch: usize) -> bool {
+    /// algorithm, RFC 896). And not while these few are `held`: somebody who is about to add more has promised to look
+    /// again once they are not.
+    pub fn is_due(&self, replica: Replica, batch: usize, held: bool) -> bool {
         self.refills.at(replica).has_output()
             || self
                 .stream(replica)
-                .is_some_and(|stream| stream.is_due(batch))
+                .is_some_and(|stream| stream.is_due(batch, held))
     }
 
     // Receiving.

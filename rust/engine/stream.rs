@@ -258,14 +258,10 @@ where
         self.ops.queued().saturating_add(self.loads.queued())
     }
 
-    /// Whether a load may be sent.
-    pub fn has_loads(&self) -> bool {
-        self.load_may_go()
-    }
-
-    /// Whether a load may be sent, or `batch` stores and frees, or fewer with none unanswered.
-    pub fn is_due(&self, batch: usize) -> bool {
-        let many = self.ops.queued() >= batch || self.ops.unanswered() == 0;
+    /// Whether a load may be sent, or `batch` stores and frees, or fewer with none unanswered, unless they are `held`.
+    pub fn is_due(&self, batch: usize, held: bool) -> bool {
+        let alone = self.ops.unanswered() == 0 && !held;
+        let many = self.ops.queued() >= batch || alone;
         self.load_may_go() || (many && self.op_may_go())
     }
 

@@ -64,7 +64,7 @@ pub fn run(tree: &Tree, update: bool) -> Result<bool> {
     let figures = figures(&samples);
     let ratios = ratios(&figures)?;
     println!("\n{}", table(&figures));
-    println!("{}\n", stages(&figures));
+    println!("{}\n", stages(&figures)?);
     let place = kept_place(tree);
     if update {
         let kernel = fs::read_to_string(tree.file("kernel/release")?)?;
@@ -164,12 +164,14 @@ fn table(figures: &Figures) -> Table {
 }
 
 /// In which stages a fault of ours spends its instructions, as the module and the program have timed them.
-fn stages(figures: &Figures) -> String {
-    let stages = STAGES.map(|(what, words)| {
-        let mean = figure(figures, what, OURS).unwrap_or_default();
-        format!("{words} {mean:.0}")
-    });
-    format!("of a fault by {OURS}: {}", stages.join(", "))
+fn stages(figures: &Figures) -> Result<String> {
+    let mut stages = Vec::new();
+    for (what, words) in STAGES {
+        let mean = figure(figures, what, OURS)
+            .with_context(|| format!("{what}: the guest has not measured it"))?;
+        stages.push(format!("{words} {mean:.0}"));
+    }
+    Ok(format!("of a fault by {OURS}: {}", stages.join(", ")))
 }
 
 /// Says which ratios have grown, or shrunk by as much; whether none has grown.

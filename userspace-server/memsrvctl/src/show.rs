@@ -474,6 +474,7 @@ mod tests {
             lines[3].contains("< 16 us") && lines[3].ends_with(&"#".repeat(20)),
             "{text}"
         );
+        assert!(histogram("fault_answer_ns_log2", &[0, 1]).contains("< 2 ns"));
         assert!(histogram("x_log2", &[0; 64]).contains("none"));
         assert!(histogram("x_log2", &[1; 70]).contains("more"));
     }

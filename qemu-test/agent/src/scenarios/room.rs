@@ -117,6 +117,12 @@ pub fn inflight(guest: &mut Guest) -> Result<()> {
     filler.end()?;
     expect_at_least(guest, "refused_inflight", 1)?;
     expect_at_least(guest, "stored_pages", 1)?;
+    // A table that is half full is not filled up with what waits for more.
+    let (held, stored) = (guest.stat("held_stores")?, guest.stat("stored_pages")?);
+    ensure!(
+        held * 5 <= stored * 4,
+        "{held} of {stored} stores waited for more"
+    );
     quiet(&mut log)?;
     end(guest, &disk)
 }

@@ -45,6 +45,11 @@ pub const ALL: &[Entry] = &[
         basic::statistics,
     ),
     Entry::new(
+        "held-stores",
+        "few stores wait for more, as long as the task goes on",
+        basic::held_stores,
+    ),
+    Entry::new(
         "stages",
         "where a fault waits that the server answers late",
         basic::stages,

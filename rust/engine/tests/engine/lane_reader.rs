@@ -67,7 +67,7 @@ fn what_waits_for_a_whole_connection_waits_on() {
     let mut b = bench(&[Primary]);
     b.lane.free(Mirror, Slot(0)).unwrap();
     b.attach(Mirror);
-    assert!(!b.lane.has_output(Mirror) && !b.lane.is_due(Mirror, 1));
+    assert!(!b.lane.has_output(Mirror) && !b.lane.is_due(Mirror, 1, false));
     assert_eq!(b.drain(Mirror), []);
     b.connect(Mirror);
     assert_eq!(b.drain(Mirror).len(), 1);

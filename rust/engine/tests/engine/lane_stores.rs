@@ -65,7 +65,7 @@ fn a_store_goes_to_who_is_there_and_up_to_date_or_waits_for_who_is_not_behind() 
 fn few_stores_are_due_when_none_is_unanswered_many_and_loads_at_once() {
     let mut b = bench(&[Primary]);
     b.standing(Whole, Behind);
-    let due = |b: &Bench| b.lane.is_due(Primary, 3);
+    let due = |b: &Bench| b.lane.is_due(Primary, 3, false);
     assert!(!due(&b), "nothing is there");
     b.store(1).unwrap();
     assert!(due(&b), "nothing is unanswered");
@@ -99,6 +99,28 @@ fn few_stores_are_due_when_none_is_unanswered_many_and_loads_at_once() {
     b.disconnect(Primary);
     b.connect(Primary);
     assert!(due(&b), "on a new connection nothing is unanswered");
+}
+
+/// Whoever holds them adds more, or looks again.
+#[test]
+fn few_stores_are_not_due_while_they_are_held_many_and_loads_are() {
+    let mut b = bench(&[Primary]);
+    b.standing(Whole, Behind);
+    let due = |b: &Bench| b.lane.is_due(Primary, 3, true);
+    b.store(1).unwrap();
+    assert!(!due(&b), "one is held");
+    assert!(b.lane.is_due(Primary, 3, false), "and due once it is not");
+    b.store(2).unwrap();
+    assert!(!due(&b), "two are held");
+    b.load(9, 1, 40).unwrap();
+    assert!(due(&b), "a load waits for nothing");
+    b.drain(Primary);
+    b.answer(Primary, Message::Ack { seq: Seq(2) }).unwrap();
+    for token in 3..6 {
+        assert!(!due(&b));
+        b.store(token).unwrap();
+    }
+    assert!(due(&b), "three are enough");
 }
 
 #[test]
