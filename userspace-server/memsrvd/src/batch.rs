@@ -2,7 +2,8 @@
 
 //! The messages of an open session, executed in batches under the stream's lock.
 //!
-//! What a batch did is acknowledged once, at its end, by the number of its last store or free.
+//! What a batch did is acknowledged once, at its end, by the number of its last store or free; if a part of the next
+//! message is there, with that, unless much is owed: each ACK is a packet and a wake-up for the client.
 //!
 //! A connection that only reads (ATTACH) has batches without a stream.
 
@@ -27,6 +28,10 @@ pub(crate) struct Run {
     slot: Slot,
     left: u16,
 }
+
+/// So many stores and frees are acknowledged even if a part of the next message is there: as many as the module sends at
+/// a time.
+const MOST_OWED: u32 = 32;
 
 /// Whether a message is one for a connection that only reads, too.
 fn reads(message: Message) -> bool {
@@ -81,7 +86,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) done: Operations,
     pub(crate) last: &'a mut Seq,
     pub(crate) run: &'a mut Option<Run>,
-    pub(crate) unacknowledged: bool,
+    /// How many stores and frees were executed and not acknowledged here; the connection's.
+    pub(crate) owed: &'a mut u32,
     /// Where the log ends with what this connection did.
     pub(crate) logged: &'a mut u64,
     pub(crate) promises: &'a mut Promises,
@@ -139,13 +145,17 @@ impl Batch<'_> {
         }
     }
 
-    /// Counts what was done and acknowledges it.
-    pub(crate) fn finish(&mut self) {
+    /// Counts what was done and acknowledges it; where a part of a message is there, later, if that is soon.
+    pub(crate) fn finish(&mut self, partial: bool) {
         self.at.life.counters.add(&self.done);
-        if self.unacknowledged {
+        if *self.owed > 0 {
             if let Some(stream) = &mut self.stream {
                 stream.executed = stream.executed.max(*self.last);
             }
+            if partial && *self.owed < MOST_OWED {
+                return;
+            }
+            *self.owed = 0;
             match &self.shared.persist {
                 Some(persist) if persist.ack => self.promises.add(*self.logged, *self.last),
                 _ => self.acknowledge(),
@@ -197,7 +207,7 @@ impl Batch<'_> {
     /// Takes note that an operation was executed, or refused with a NAK.
     fn executed(&mut self, seq: Seq) {
         *self.last = seq;
-        self.unacknowledged = true;
+        *self.owed = self.owed.saturating_add(1);
     }
 
     fn store(&mut self, seq: Seq, slot: Slot, crc: u32, payload: &[u8]) -> Result<(), End> {

@@ -28,8 +28,8 @@ use crate::worker::{Mail, Mailbox};
 use forward::{lend, reclaim};
 pub use forward::{link_token, owner};
 
-/// Bytes read at a time.
-const INPUT_LEN: usize = 128 * 1024;
+/// Bytes read at a time: more than the 32 stores that the module sends at a time, which are one read then, and one ACK.
+const INPUT_LEN: usize = 144 * 1024;
 
 /// Room for answers.
 const OUTPUT_LEN: usize = OUTPUT_LIMIT + LONGEST;

@@ -46,7 +46,7 @@ const OTHER_DESCRIPTORS: u64 = 256;
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 
 /// A worker's stack: its deepest calls need a tenth of it, and it is locked in memory.
-const STACK_LEN: usize = 512 * 1024;
+const STACK_LEN: usize = 256 * 1024;
 
 /// What the heap may grow by until connections come; it needs less than half of it.
 const HEAP_LEN: usize = 1024 * 1024;

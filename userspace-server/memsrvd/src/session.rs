@@ -135,6 +135,8 @@ pub struct Session {
     /// Whether a free waits for room in the log.
     stalled: bool,
     acks: Acks,
+    /// How many stores and frees were executed that are to be acknowledged with the next ones.
+    owed: u32,
     /// What goes to the mirror and comes from it.
     forward: Forward,
     /// The WELCOME that waits for the mirror's answer, and which stream it is for.
@@ -159,6 +161,7 @@ impl Session {
             promises: Promises::default(),
             stalled: false,
             acks: Acks::default(),
+            owed: 0,
             forward: Forward::default(),
             held: None,
         }
@@ -390,7 +393,7 @@ impl Session {
             done: Operations::default(),
             last: &mut self.last,
             run: &mut self.run,
-            unacknowledged: false,
+            owed: &mut self.owed,
             logged: &mut self.logged,
             promises: &mut self.promises,
             acks: &mut self.acks,
@@ -398,7 +401,8 @@ impl Session {
             output,
         };
         let result = batch.execute(rest, &mut self.skip);
-        batch.finish();
+        let partial = matches!(result, Ok(Paused::Stop(Stop::NeedInput))) && !rest.is_empty();
+        batch.finish(partial);
         if let Some(mirror) = &self.shared.mirror {
             mirror.count(self.forward.take_count());
         }

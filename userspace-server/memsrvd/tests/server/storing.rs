@@ -2,8 +2,12 @@
 
 //! What is stored is what is loaded: over real sockets, by several clients, within quota and capacity.
 
+use std::sync::Arc;
+
+use crate::entry::{answers, server, Nobody};
 use crate::support::*;
 use memsrv_protocol::*;
+use memsrvd::session::Session;
 
 /// The first slot of a cluster somewhere, as the kernel module would number it.
 const BASE: u64 = (1 << 48) | (512 * 9);
@@ -395,4 +399,43 @@ fn a_store_that_may_not_be_refused_ends_the_connection_and_is_not_counted() {
     let mut last = server.connect();
     assert_eq!(last.welcome(&strict(2)).executed, Seq(1));
     assert_eq!(last.load(BASE).unwrap(), page(1));
+}
+
+/// A part of the next message says that there is more: one ACK for all of it, unless much is owed.
+#[test]
+fn an_ack_waits_for_the_message_of_which_a_part_is_there() {
+    const MOST: u64 = 32;
+    let shared = server(2 * 32 + 8, 2 * 32 + 8);
+    let mut session = Session::new(shared, Arc::new(Nobody));
+    let mut held = hello_bytes(&hello("acks", 1));
+    let mut acks = |bytes: &[u8]| -> Vec<u64> {
+        let mut output = Vec::new();
+        held.extend_from_slice(bytes);
+        let progress = session.feed(&held, &mut output);
+        held.drain(..progress.consumed);
+        let acks = answers(&output)
+            .into_iter()
+            .filter_map(|(answer, _)| match answer {
+                Message::Ack { seq } => Some(seq.0),
+                _ => None,
+            });
+        acks.collect()
+    };
+    assert_eq!(acks(&[]), [0_u64; 0]);
+    let store = |seq| store_bytes(seq, seq, &page(seq));
+    for first in [1, 3, 5] {
+        let (next, whole) = (store(first + 1), store(first));
+        let (part, rest) = next.split_at(if first == 1 { 1 } else { 2000 });
+        assert_eq!(acks(&[&whole, part].concat()), [0_u64; 0]);
+        assert_eq!(acks(rest), [first + 1]);
+    }
+    // Whoever goes on like that is acknowledged all the same.
+    let mut all: Vec<u8> = (7..7 + 2 * MOST).flat_map(store).collect();
+    let part = all.split_off(all.len() - 1);
+    let mut seen = Vec::new();
+    for piece in all.chunks(3000) {
+        seen.extend(acks(piece));
+    }
+    assert_eq!(seen, [6 + MOST]);
+    assert_eq!(acks(&part), [6 + 2 * MOST]);
 }
