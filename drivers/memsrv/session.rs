@@ -229,6 +229,10 @@ impl Link {
             // The other one has gone meanwhile; what this one has is needed until that is back.
             self.part().up.store(true, Relaxed);
         }
+        // Before it asks for something itself.
+        if events == 0 && !session.blocked {
+            self.lane.note_overslept(self.replica);
+        }
         if !self.reads() {
             if events & event::FREE != 0 {
                 self.lane.flush_frees(self.replica);
@@ -236,9 +240,6 @@ impl Link {
             self.refill(&mut session.refilling);
         }
         self.lane.read_again();
-        if events == 0 && !session.blocked {
-            self.lane.note_overslept(self.replica);
-        }
         session.blocked = self.lane.send_once(self.replica) == Pumped::Blocked;
         if let Some(why) = self.overdue(session.connected_ms) {
             let server = self.server();

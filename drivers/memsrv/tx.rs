@@ -179,7 +179,7 @@ impl Tx {
 }
 
 impl Lane {
-    /// For the connection's thread: sends to a server what fits into one batch, and rings for the rest.
+    /// For the connection's thread: sends some batches to a server, and rings for the rest.
     pub(crate) fn send_once(&self, replica: Replica) -> Pumped {
         let part = self.part(replica);
         let pumped = match part.tx.try_lock() {

@@ -28,7 +28,7 @@ use crate::worker::{Mail, Mailbox};
 use forward::{lend, reclaim};
 pub use forward::{link_token, owner};
 
-/// Bytes read at a time: more than the 32 stores that the module sends at a time, which are one read then, and one ACK.
+/// Bytes read at a time: more than the 32 stores that the module sends at a time, which, once all have come, are one read and one ACK.
 const INPUT_LEN: usize = 144 * 1024;
 
 /// Room for answers.

@@ -230,6 +230,7 @@ pub fn readahead(guest: &mut Guest) -> Result<()> {
     let pages = u64::try_from(PAGES)?;
     filler.verify()?;
     expect_at_least(guest, "plugged_loads", pages / 2)?;
+    loads_were_sent()?;
     expect_told(guest, pages / 100)?;
     filler.perform("rewrite")?;
     evict_all(&cgroup, &spec)?;
@@ -237,6 +238,7 @@ pub fn readahead(guest: &mut Guest) -> Result<()> {
     filler.perform("will-need")?;
     expect_at_least(guest, "plugged_loads", before + pages / 2)?;
     filler.verify()?;
+    loads_were_sent()?;
     expect_told(guest, pages / 100)?;
     filler.end()?;
     end(guest, &disk)
@@ -274,6 +276,21 @@ pub fn ahead(guest: &mut Guest) -> Result<()> {
         end(guest, &disk)?;
         cgroup.remove()?;
     }
+    Ok(())
+}
+
+/// What waits to be sent for something that does not come is sent by a thread that looks each 200 ms: most loads were
+/// answered before that.
+fn loads_were_sent() -> Result<()> {
+    /// 2^17 us are 131 ms.
+    const LATE: usize = 18;
+    let buckets = module::histogram("load_us_log2")?;
+    let late: u64 = buckets.iter().skip(LATE).sum();
+    let all: u64 = buckets.iter().sum();
+    ensure!(
+        late < all / 2,
+        "of {all} loads, {late} took more than 131 ms"
+    );
     Ok(())
 }
 

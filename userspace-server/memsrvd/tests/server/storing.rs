@@ -439,3 +439,23 @@ fn an_ack_waits_for_the_message_of_which_a_part_is_there() {
     assert_eq!(seen, [6 + MOST]);
     assert_eq!(acks(&part), [6 + 2 * MOST]);
 }
+
+/// What was executed and not acknowledged is known to who comes back: he may not take up an older state.
+#[test]
+fn what_is_executed_counts_though_its_ack_waits() {
+    let server = Server::start(&[]);
+    let mut client = server.session("a", 1);
+    let next = store_bytes(2, BASE + 1, &page(2));
+    client.send(&[&store_bytes(1, BASE, &page(1))[..], &next[..2000]].concat());
+    wait_until("the first is executed", || {
+        server.report().regions[0].operations.stores == 1
+    });
+    let mut again = server.connect();
+    let hello = Hello {
+        issued: Seq(2),
+        ..hello("a", 1)
+    };
+    assert_eq!(again.welcome(&hello).executed, Seq(1));
+    assert_eq!(again.load(BASE).unwrap(), page(1));
+    assert_eq!(again.load(BASE + 1), None);
+}
