@@ -27,7 +27,7 @@ use kernel::{
 const BATCH: usize = 64;
 
 /// The same where the socket took no more of the last: what is in a batch is overtaken by nothing.
-const NARROW: usize = 16;
+const NARROW: usize = 4;
 
 /// Batches that a task sends which came to ask for something of its own; more are the thread's.
 const ROUNDS: usize = 8;

@@ -19,7 +19,7 @@ static struct lock_class_key sock_lock_key;
 
 /* TCP_NOTSENT_LOWAT: bytes that may wait in the socket to be sent. Over a narrow link a load waits for the stores that
  * are before it there; those that are still ours it overtakes. */
-#define UNSENT_MOST (128 * 1024)
+#define UNSENT_MOST (32 * 1024)
 
 /* What is sent carries this in its IP header (RFC 2474); the two bits below are ECN's. */
 static void sock_mark(struct sock *sk)

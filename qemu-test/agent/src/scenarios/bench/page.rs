@@ -206,12 +206,13 @@ impl Measured<'_, '_> {
         self.report("stage_rest_ns", vec![rest])
     }
 
-    /// After [`Self::alone`]: half of the pages one after another. Some of them are there.
+    /// Half of the pages one after another, none of which is there.
     fn sequential(&mut self, program: &mut Ordered) -> Result<()> {
         readahead(true)?;
-        let touched = touch(program, "sequential", self.plan.pages / 2)?;
-        let away = (self.plan.pages - self.plan.faults) / 2;
-        let ns = touched.total_ns / u64::try_from(away)?;
+        self.evict(1)?;
+        let pages = self.plan.pages / 2;
+        let touched = touch(program, "sequential", pages)?;
+        let ns = touched.total_ns / u64::try_from(pages)?;
         self.report("sequential_ns", vec![ns])
     }
 
