@@ -87,6 +87,8 @@ pub(crate) struct Cleared {
 #[pin_data]
 pub(crate) struct Areas {
     areas: KVec<SetOnce<Chunks>>,
+    /// In every area the chunks that are there are among so many first.
+    reach: Atomic<u64>,
     /// To be held while there are pages away; none if the disk has them all, too.
     module: Option<ModulePin>,
     pub(super) mirrored: bool,
@@ -166,6 +168,7 @@ impl Areas {
         }
         Ok(pin_init!(Self {
             areas,
+            reach: Atomic::new(0),
             module,
             mirrored,
             relay <- Relay::new(forwarded),
@@ -211,7 +214,10 @@ impl Areas {
         let last = at
             .chunk
             .saturating_add(slots.saturating_sub(1) / CHUNK_SLOTS);
-        for number in at.chunk..=last.min(AREA_CHUNKS - 1) {
+        let last = last.min(AREA_CHUNKS - 1);
+        // Before they can be found.
+        atomic::raise(&self.reach, last + 1);
+        for number in at.chunk..=last {
             let chunk = chunks.get(usize::try_from(number)?).ok_or(ERANGE)?;
             if chunk.as_ref().is_none() {
                 let _ = chunk.populate(new_chunk()?);
@@ -403,14 +409,20 @@ impl Areas {
 
     /// Shows the chunks that there are, each with the first slot of its clusters.
     pub(super) fn each_chunk<'a>(&'a self, mut show: impl FnMut(u64, &'a Chunk)) {
-        for (area, chunks) in (0u64..).zip(&self.areas) {
+        self.chunks().for_each(|(slot, chunk)| show(slot, chunk));
+    }
+
+    /// The chunks that are there, each with its first slot.
+    fn chunks(&self) -> impl Iterator<Item = (u64, &Chunk)> {
+        let reach = usize::try_from(self.reach.load(Relaxed)).unwrap_or(usize::MAX);
+        (0u64..).zip(&self.areas).flat_map(move |(area, chunks)| {
             let chunks = chunks.as_ref().map_or(&[][..], |chunks| chunks);
-            for (number, chunk) in (0u64..).zip(chunks) {
-                if let Some(chunk) = chunk.as_ref() {
-                    show(area << AREA_SHIFT | number * CHUNK_SLOTS, chunk);
-                }
-            }
-        }
+            let chunks = (0u64..).zip(chunks).take(reach);
+            chunks.filter_map(move |(number, chunk)| {
+                let chunk: &Chunk = chunk.as_ref()?;
+                Some((area << AREA_SHIFT | number * CHUNK_SLOTS, chunk))
+            })
+        })
     }
 
     /// Takes a server's flags of the clusters that `mine` (by the cluster's number in its area) says, and
@@ -423,35 +435,23 @@ impl Areas {
         mine: impl Fn(u64) -> bool,
         mut free: impl FnMut(u64) -> bool,
     ) -> bool {
-        for (area, chunks) in self.areas.iter().enumerate() {
-            let Some(chunks) = chunks.as_ref() else {
+        for (first, chunk) in self.chunks() {
+            let Some(flags) = chunk.flags.get(index(replica)) else {
                 continue;
             };
-            for (number, chunk) in (0u64..).zip(chunks.iter()) {
-                let Some(chunk) = chunk.as_ref() else {
+            let mut left = flags.load(Relaxed);
+            while left != 0 {
+                let bit = left.trailing_zeros();
+                left &= left - 1;
+                let slot = first + u64::from(bit) * u64::from(CLUSTER_SLOTS);
+                if !mine(cluster_in_area(slot)) {
                     continue;
-                };
-                let Some(flags) = chunk.flags.get(index(replica)) else {
-                    continue;
-                };
-                let mut left = flags.load(Relaxed);
-                while left != 0 {
-                    let bit = left.trailing_zeros();
-                    left &= left - 1;
-                    let cluster = number * CHUNK_CLUSTERS + u64::from(bit);
-                    if !mine(cluster) {
-                        continue;
-                    }
-                    // Before the bits are looked at: what is freed later flags it anew.
-                    atomic::clear(flags, 1 << bit);
-                    let Ok(area) = u64::try_from(area) else {
-                        continue;
-                    };
-                    let slot = area << AREA_SHIFT | cluster * u64::from(CLUSTER_SLOTS);
-                    if !free(slot) {
-                        atomic::set(flags, 1 << bit);
-                        return false;
-                    }
+                }
+                // Before the bits are looked at: what is freed later flags it anew.
+                atomic::clear(flags, 1 << bit);
+                if !free(slot) {
+                    atomic::set(flags, 1 << bit);
+                    return false;
                 }
             }
         }
@@ -461,20 +461,13 @@ impl Areas {
     /// Forgets all slots of an area; returns how many there were.
     pub(crate) fn wipe(&self, area: u32) -> u64 {
         let mut wiped = 0;
-        let area = u64::from(area);
-        let chunks = match usize::try_from(area).ok().and_then(|n| self.areas.get(n)) {
-            Some(chunks) => chunks.as_ref(),
-            None => None,
-        };
-        if let Some(chunks) = chunks {
-            for (number, chunk) in (0u64..).zip(chunks.iter()) {
-                if chunk.as_ref().is_some() {
-                    let first = area << AREA_SHIFT | number * CHUNK_SLOTS;
-                    for cluster in 0..CHUNK_CLUSTERS {
-                        let slot = first + cluster * u64::from(CLUSTER_SLOTS);
-                        wiped += self.clear(slot, CLUSTER_SLOTS).pages;
-                    }
-                }
+        for (first, _) in self.chunks() {
+            if first >> AREA_SHIFT != u64::from(area) {
+                continue;
+            }
+            for cluster in 0..CHUNK_CLUSTERS {
+                let slot = first + cluster * u64::from(CLUSTER_SLOTS);
+                wiped += self.clear(slot, CLUSTER_SLOTS).pages;
             }
         }
         wiped

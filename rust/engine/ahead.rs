@@ -152,13 +152,13 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
         }
     }
 
-    fn find(&mut self, slot: Slot) -> Option<usize> {
+    /// The buffer whose page is that of a slot; it is probably so many places after that of the next load.
+    fn find(&self, slot: Slot, later: u16) -> Option<usize> {
         if self.ends.get(end(slot)).is_none_or(|&n| n == 0) {
             return None;
         }
-        let n = around(self.next_found).find(|&n| self.slots.get(n) == Some(&slot))?;
-        self.next_found = n.saturating_add(1) % MOST_AHEAD;
-        Some(n)
+        let first = self.next_found.saturating_add(usize::from(later)) % MOST_AHEAD;
+        around(first).find(|&n| self.slots.get(n) == Some(&slot))
     }
 
     /// The page of a buffer is that of a slot from now on.
@@ -204,9 +204,10 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
             return Found::Nothing;
         }
         self.note(slot);
-        let Some(n) = self.find(slot) else {
+        let Some(n) = self.find(slot, 0) else {
             return Found::Nothing;
         };
+        self.next_found = n.saturating_add(1) % MOST_AHEAD;
         match self.state(n) {
             State::Ready => Found::Page(n),
             State::Asked(Some(load)) => Found::Asked(n, load),
@@ -225,7 +226,7 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
 
     /// A slot is about to get another page, or has been asked for anew.
     pub fn stored(&mut self, slot: Slot) {
-        let Some(n) = self.find(slot) else {
+        let Some(n) = self.find(slot, 0) else {
             return;
         };
         match self.state(n) {
@@ -254,8 +255,11 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
             return None;
         };
         // There is enough as long as half of it is left.
-        let half = along(slot, stride, self.window / 2)?;
-        if self.find(half).is_some() {
+        let half = self.window / 2;
+        if self
+            .find(along(slot, stride, half)?, half.saturating_sub(1))
+            .is_some()
+        {
             return None;
         }
         let plan = Plan {
@@ -278,11 +282,12 @@ impl<L: Copy, B: DerefMut<Target = [AheadSlot<L>]>> Ahead<B> {
     ) -> Option<(Slot, usize)> {
         while plan.next <= plan.end && self.asked < self.buffers.len() / 2 {
             let slot = along(plan.from, plan.stride, plan.next)?;
+            let later = plan.next.saturating_sub(1);
             plan.next = plan.next.saturating_add(1);
             if slot.cluster() != plan.from.cluster() {
                 return None;
             }
-            if self.find(slot).is_some() || !may(slot) {
+            if self.find(slot, later).is_some() || !may(slot) {
                 continue;
             }
             let Some(n) = self.room(&mut may) else {

@@ -25,6 +25,11 @@ pub(crate) fn clear(word: &Atomic<u64>, mask: u64) -> u64 {
     update(word, |old| old & !mask)
 }
 
+/// Makes the word at least `to`. Fully ordered.
+pub(crate) fn raise(word: &Atomic<u64>, to: u64) {
+    update(word, |old| old.max(to));
+}
+
 /// Takes `n` from a counter if it holds as many. Fully ordered.
 pub(crate) fn take(counter: &Atomic<u64>, n: u64) -> bool {
     let mut old = counter.load(Relaxed);

@@ -236,7 +236,9 @@ fn command(
             "shift=0,sleep=off",
         ],
     });
-    command.args(["-cpu", "max", "-no-reboot", "-nodefaults"]);
+    // TCG executes "fast short rep mov" byte by byte, and counts each as an instruction: copying a page would be four
+    // thousand of them. Without, kernel and libraries copy words.
+    command.args(["-cpu", "max,-fsrm,-erms", "-no-reboot", "-nodefaults"]);
     // On its standard error: of a reset, whether a processor gave up.
     command.args(["-d", "cpu_reset"]);
     command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
