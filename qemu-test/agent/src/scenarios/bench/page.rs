@@ -2,7 +2,8 @@
 //! What a page costs or takes: faults one by one, evictions, swap-in with readahead, both at once; of all contenders
 //! and the floor, in turns.
 
-use std::time::Duration;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
@@ -81,6 +82,10 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
     for round in 0..plan.rounds {
         let pings = contender::floor(guest, plan.place, plan.faults)?;
         guest.host.samples("ping-pong", "fault_ns", round, pings)?;
+        let checksum = checksum()?;
+        guest
+            .host
+            .samples("memsrv", "checksum_ns", round, vec![checksum])?;
         for who in plan.contenders {
             one(guest, plan, *who, round)
                 .with_context(|| format!("{}, round {round}", who.name()))?;
@@ -266,6 +271,18 @@ impl Measured<'_, '_> {
         let name = self.who.name();
         self.guest.host.samples(name, what, self.round, values)
     }
+}
+
+/// What a page's checksum takes on this processor, in nanoseconds: a store and a load have one each, and an emulator has no
+/// instruction for it.
+fn checksum() -> Result<u64> {
+    const TIMES: u32 = 256;
+    let page = [0x5a; 4096];
+    let began = Instant::now();
+    for _ in 0..TIMES {
+        black_box(crc32c::crc32c(black_box(&page)));
+    }
+    Ok(u64::try_from(began.elapsed().as_nanos())? / u64::from(TIMES))
 }
 
 /// The kernel's readahead: none, or its default of 8 pages.
