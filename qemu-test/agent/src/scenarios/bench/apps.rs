@@ -4,6 +4,7 @@
 
 use anyhow::{ensure, Context, Result};
 
+use super::checksum::checksum;
 use super::contender::{Contender, Place};
 use crate::guest::{vm, Cgroup, Guest, MIB};
 use crate::scenarios::programs::{compile, numpy, redis, sort, sqlite, stress, Ran};
@@ -94,6 +95,10 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
         }
         for who in plan.contenders {
             let running = who.begin(guest, Place::Outside)?;
+            if *who == Contender::Memsrv {
+                let ns = vec![checksum()?];
+                guest.host.samples(who.name(), "checksum_ns", round, ns)?;
+            }
             for share in plan.shares {
                 for (app, needed) in &needs {
                     let limit_mib = (needed * share).div_ceil(100 * MIB);
@@ -119,17 +124,26 @@ fn one(
 ) -> Result<u64> {
     let name = format!("{}-{share}-{who}-{round}", app.name);
     let cgroup = guest.cgroup(&name, limit_mib)?;
+    let before = moved()?;
     let ran = (app.run)(&cgroup).with_context(|| name.clone())?;
     ensure!(ran.wrong == 0, "{name}: {} bytes are wrong", ran.wrong);
+    let pages = moved()?.saturating_sub(before);
     let used = cgroup.number("memory.peak")?;
     let words = format!(
-        "{who:8} {:10} {share:3}%: {:5.1} s, {} MiB",
+        "{who:8} {:10} {share:3}%: {:5.1} s, {} MiB, {pages} pages out and in",
         app.name,
         std::time::Duration::from_nanos(ran.ns).as_secs_f64(),
         used / MIB
     );
     guest.host.note(words)?;
+    let what = format!("{}_{share}_pages", app.name);
+    guest.host.samples(who, &what, round, vec![pages])?;
     let what = format!("{}_{share}_ns", app.name);
     guest.host.samples(who, &what, round, vec![ran.ns])?;
     Ok(used)
+}
+
+/// Pages that went out or came in, of all there is.
+fn moved() -> Result<u64> {
+    Ok(vm::vmstat("pswpin")? + vm::vmstat("pswpout")?)
 }

@@ -2,6 +2,7 @@
 //! What is measured, and with whom memsrv is compared. None of it is a test: no test depends on speed.
 
 mod apps;
+mod checksum;
 mod contender;
 mod evict;
 mod links;

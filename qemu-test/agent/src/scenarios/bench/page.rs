@@ -2,11 +2,11 @@
 //! What a page costs or takes: faults one by one, evictions, swap-in with readahead, both at once; of all contenders
 //! and the floor, in turns.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 
+use super::checksum::checksum;
 use super::contender::{self, Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
@@ -271,18 +271,6 @@ impl Measured<'_, '_> {
         let name = self.who.name();
         self.guest.host.samples(name, what, self.round, values)
     }
-}
-
-/// What a page's checksum takes on this processor, in nanoseconds: a store and a load have one each, and an emulator has no
-/// instruction for it.
-fn checksum() -> Result<u64> {
-    const TIMES: u32 = 256;
-    let page = [0x5a; 4096];
-    let began = Instant::now();
-    for _ in 0..TIMES {
-        black_box(crc32c::crc32c(black_box(&page)));
-    }
-    Ok(u64::try_from(began.elapsed().as_nanos())? / u64::from(TIMES))
 }
 
 /// The kernel's readahead: none, or its default of 8 pages.
