@@ -143,7 +143,11 @@ fn one(
     Ok(used)
 }
 
-/// Pages that went out or came in, of all there is.
+/// Pages that went out or came in, of all there is; ours are counted as zswap's.
 fn moved() -> Result<u64> {
-    Ok(vm::vmstat("pswpin")? + vm::vmstat("pswpout")?)
+    let mut pages = 0;
+    for name in ["pswpin", "pswpout", "zswpin", "zswpout"] {
+        pages += vm::vmstat(name)?;
+    }
+    Ok(pages)
 }
