@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table};
 use qemu_test_results::figures::quantile;
 use qemu_test_wire::Samples;
 
+use crate::checksum;
 use crate::measure;
 use crate::record::Recording;
 use crate::tree::Tree;
@@ -33,30 +34,14 @@ pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// Ours, if a checksum for each page that went out or came in took no time, as it nearly is where the processor has an
-/// instruction for it: the emulator has not.
-const LESS: &str = "memsrv less checksum";
-
-fn less_checksum(samples: &[Samples]) -> Vec<Samples> {
-    let of = |what: &str, round: usize| {
-        let found = samples.iter().find(|samples| {
-            samples.who == OURS && samples.what == what && samples.round == round
-        })?;
-        found.values.first().copied()
-    };
-    let ours = samples.iter().filter(|samples| samples.who == OURS);
-    ours.filter_map(|samples| {
-        let (app, share) = parse(&samples.what)?;
-        let pages = of(&format!("{app}_{share}_pages"), samples.round)?;
-        let checksums = pages * of("checksum_ns", samples.round)?;
-        let values = samples.values.iter();
-        Some(Samples {
-            who: LESS.to_owned(),
-            values: values.map(|ns| ns.saturating_sub(checksums)).collect(),
-            ..samples.clone()
-        })
-    })
-    .collect()
+/// How many pages went out and came in while a program of ours ran.
+fn pages(all: &[Samples], ran: &Samples) -> Option<u64> {
+    let (app, share) = parse(&ran.what)?;
+    let what = format!("{app}_{share}_pages");
+    let moved = all.iter().find(|samples| {
+        samples.who == ran.who && samples.round == ran.round && samples.what == what
+    })?;
+    moved.values.first().copied()
 }
 
 /// How long each took in the median of the rounds, in nanoseconds, by program, percent of its memory, and whose.
@@ -88,7 +73,8 @@ fn parse(what: &str) -> Option<(String, u64)> {
 /// A line for each program and share of its memory: how many times as long as with all of it; and our extra time as a
 /// part of the other's.
 pub fn table(samples: &[Samples]) -> Table {
-    let samples = &[samples, &less_checksum(samples)].concat();
+    let less = checksum::less(samples, |ran| pages(samples, ran));
+    let samples = &[samples, &less].concat();
     let figures = figures(samples);
     let whos: BTreeSet<&str> = samples
         .iter()
@@ -99,7 +85,7 @@ pub fn table(samples: &[Samples]) -> Table {
     table.load_preset(ASCII_MARKDOWN);
     let mut header = vec!["program".to_owned(), "memory".to_owned()];
     header.extend(whos.iter().map(|who| (*who).to_owned()));
-    header.extend([OURS, LESS].map(|ours| format!("extra time, {ours}/{THEIRS}")));
+    header.extend([OURS, checksum::LESS].map(|ours| format!("extra time, {ours}/{THEIRS}")));
     table.set_header(header);
     for ((app, share), of) in figures.iter().rev() {
         let local = figures
@@ -115,7 +101,7 @@ pub fn table(samples: &[Samples]) -> Table {
                 slowdown(who).map_or(String::new(), |slowdown| format!("{slowdown:.2}"))
             }),
         );
-        row.extend([OURS, LESS].map(|ours| {
+        row.extend([OURS, checksum::LESS].map(|ours| {
             let extra = slowdown(ours).zip(slowdown(THEIRS));
             extra.map_or(String::new(), |(ours, theirs)| {
                 format!("{:.2}", (ours - 1.0) / (theirs - 1.0))

@@ -7,6 +7,7 @@
 
 mod apps;
 mod boot;
+mod checksum;
 mod console;
 mod cost;
 mod damage;

@@ -9,6 +9,7 @@ use comfy_table::Table;
 use qemu_test_results::figures::{middle, quantile};
 use qemu_test_wire::Samples;
 
+use crate::checksum;
 use crate::measure;
 use crate::record::Recording;
 use crate::tree::Tree;
@@ -16,8 +17,7 @@ use crate::tree::Tree;
 /// The floor.
 const FLOOR: &str = "ping-pong";
 
-/// What a page's checksum takes, and figures with one in each page.
-const CHECKSUM: &str = "checksum_ns";
+/// Figures of pages that have one checksum each.
 const WITH_CHECKSUM: [&str; 3] = ["evict_ns", "fault_ns", "sequential_ns"];
 
 /// Runs it.
@@ -43,29 +43,6 @@ fn by_round(samples: &[Samples], percent: usize) -> BTreeMap<(String, String, us
         .collect()
 }
 
-/// What these would have taken if a checksum took no time, as it nearly is where the processor has an instruction for it:
-/// the emulator has not.
-fn less_checksum(samples: &[Samples]) -> Vec<Samples> {
-    let mut less = Vec::new();
-    for checksum in samples.iter().filter(|samples| samples.what == CHECKSUM) {
-        let one = checksum.values.first().copied().unwrap_or(0);
-        let with = samples.iter().filter(|samples| {
-            samples.who == checksum.who
-                && samples.round == checksum.round
-                && WITH_CHECKSUM.contains(&samples.what.as_str())
-        });
-        less.extend(with.map(|samples| {
-            let values = samples.values.iter();
-            Samples {
-                who: format!("{} less checksum", samples.who),
-                values: values.map(|ns| ns.saturating_sub(one)).collect(),
-                ..samples.clone()
-            }
-        }));
-    }
-    less
-}
-
 /// For each figure and contender: the median in microseconds, and its ratio to the floor of the same round, with
 /// the least and the most of the rounds.
 pub fn table(samples: &[Samples]) -> Table {
@@ -79,7 +56,8 @@ pub fn table(samples: &[Samples]) -> Table {
         "p50 / floor",
         "p99 / floor",
     ]);
-    let samples = &[samples, &less_checksum(samples)].concat();
+    let one = |samples: &Samples| WITH_CHECKSUM.contains(&samples.what.as_str()).then_some(1);
+    let samples = &[samples, &checksum::less(samples, one)].concat();
     let whats: BTreeSet<&str> = samples
         .iter()
         .map(|samples| samples.what.as_str())
@@ -129,40 +107,5 @@ fn ratios(ours: &[f64], floor: &[f64]) -> String {
             format!("{:.2} ({least:.2} to {most:.2})", middle(&ratios))
         }
         _ => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_of_its_own_round_is_taken_off() {
-        let of = |what: &str, round, value| Samples {
-            who: "memsrv".into(),
-            what: what.into(),
-            round,
-            values: vec![value],
-        };
-        let samples = [
-            of(CHECKSUM, 0, 40),
-            of(CHECKSUM, 1, 50),
-            of("evict_ns", 0, 100),
-            of("evict_ns", 1, 100),
-            of("update_ns", 1, 100),
-        ];
-        let less: Vec<_> = less_checksum(&samples)
-            .into_iter()
-            .map(|samples| (samples.who, samples.what, samples.round, samples.values))
-            .collect();
-        let evict = |round, ns| {
-            (
-                "memsrv less checksum".to_owned(),
-                "evict_ns".to_owned(),
-                round,
-                vec![ns],
-            )
-        };
-        assert_eq!(less, [evict(0, 60), evict(1, 50)]);
     }
 }
