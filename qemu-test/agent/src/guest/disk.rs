@@ -44,6 +44,16 @@ impl Swap {
         Self::on_disk(&disk, priority)
     }
 
+    /// The same with so many MiB of the disk.
+    pub fn part(index: usize, priority: i32, mib: u64) -> Result<Self> {
+        let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
+        let swap = Self { disk };
+        let kib = (mib * 1024).to_string();
+        program::run(None, &["/usr/sbin/mkswap", "-q", &swap.device(), &kib])?;
+        swap.enable(priority)?;
+        Ok(swap)
+    }
+
     /// An area on the disk that the kernel calls `disk`, formatted and on.
     pub fn on_disk(disk: &str, priority: i32) -> Result<Self> {
         let swap = Self {

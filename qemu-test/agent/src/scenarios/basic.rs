@@ -7,6 +7,7 @@ use anyhow::{ensure, Result};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use crate::guest::disk::Swap;
 use crate::guest::{module, poll, program, vm, Guest};
 
 /// Evict everything, read it in order and out of order, evict again, `swapoff` with all of it away.
@@ -85,6 +86,20 @@ pub fn ended(guest: &mut Guest) -> Result<()> {
 /// A program that is killed frees its pages on the server, before any swapoff.
 pub fn killed(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, ROOMY, "")?;
+    kill_evicted(guest)?;
+    end(guest, &disk)
+}
+
+/// The same in an area of 64 MiB, which is less than a chunk of the module's: the last chunk is looked at, too.
+pub fn one_chunk(guest: &mut Guest) -> Result<()> {
+    guest.host.start_server(ROOMY)?;
+    let disk = Swap::part(0, 10, 64)?;
+    guest.insmod("")?;
+    kill_evicted(guest)?;
+    end(guest, &disk)
+}
+
+fn kill_evicted(guest: &mut Guest) -> Result<()> {
     let (_cgroup, filler) = evicted(guest, "killed", small(PAGES, 14))?;
     let before = guest.host.server_pages()?;
     ensure!(before >= 8000, "only {before} pages are on the server");
@@ -94,8 +109,7 @@ pub fn killed(guest: &mut Guest) -> Result<()> {
         "the killed program's pages",
         std::time::Duration::from_secs(30),
         || Ok(guest.host.server_pages()? < 400),
-    )?;
-    end(guest, &disk)
+    )
 }
 
 /// A working set of four times the limit, rewritten and read in many rounds.

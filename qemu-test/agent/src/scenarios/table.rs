@@ -29,6 +29,11 @@ pub const ALL: &[Entry] = &[
         basic::killed,
     ),
     Entry::new(
+        "one-chunk",
+        "a killed program's pages are freed, in an area of one chunk",
+        basic::one_chunk,
+    ),
+    Entry::new(
         "rounds",
         "four times the limit, rewritten in rounds",
         basic::rounds,
