@@ -136,7 +136,7 @@ bench-server: prepare ## the server beside nbdkit, redis and a bare echo server;
 	@$(MAKE) user tools race pictures
 	@$(ENV)/as-root $(B)/qemu-test bench-server $(if $(QUICK),--quick)
 
-bench-keep: tools pictures ## the last full run of bench, bench-links, bench-apps and bench-server, with its pictures and machine, into Documentation/benchmarks/run
+bench-keep: tools pictures ## the last full runs of bench, bench-links, bench-apps and bench-server, with pictures and machine, into Documentation/benchmarks/run
 	@$(B)/qemu-test bench-keep
 
 check: MAKE_IN = $(ROOT) make

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `bench-keep`: a full run's results, with its tables, pictures and machine, in `Documentation/benchmarks/run`.
 //!
-//! There is one kept run, the newest: older ones are in git.
+//! There is one kept run, the newest of each part: older ones are in git.
 
 use std::fs;
 use std::path::Path;
@@ -14,19 +14,19 @@ use qemu_test_results::{About, Results};
 use crate::tree::Tree;
 use crate::{apps, links, micro, race, record};
 
-/// Copies what was measured last.
+/// Copies what was measured last; of a part that was not measured, what is kept already stays.
 pub fn run(tree: &Tree) -> Result<bool> {
-    let place = record::place(tree);
-    let results = Results::read(&place)?;
-    refuse_quick(&results)?;
+    let measured = Results::read(&record::place(tree))?;
+    refuse(&measured)?;
     let directory = tree.source("Documentation/benchmarks/run");
+    let copy = directory.join("results.json");
+    let results = Results::read(&copy)?.replaced_by(measured);
     // What is left of the last one would be taken for this one's.
     if directory.exists() {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("removing {}", directory.display()))?;
     }
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
-    let copy = directory.join("results.json");
     results.write(&copy)?;
     record::draw(tree, &copy, &directory)?;
     let pictures = pictures(&directory)?;
@@ -37,14 +37,19 @@ pub fn run(tree: &Tree) -> Result<bool> {
     Ok(true)
 }
 
-/// An error if there is nothing, or a part is only a first look.
-fn refuse_quick(results: &Results) -> Result<()> {
-    let abouts = results.abouts();
+/// An error if there is nothing, or a part is only a first look, or nobody can tell what it measured.
+fn refuse(measured: &Results) -> Result<()> {
+    let abouts = measured.abouts();
     ensure!(!abouts.is_empty(), "nothing was measured; see `make help`");
     for (part, about) in abouts {
         ensure!(
             !about.quick,
             "the part {part} is a quick run; run it in full"
+        );
+        ensure!(
+            !about.commit.ends_with("-dirty"),
+            "the part {part} was measured with changes that are in no commit ({}); commit, and run it again",
+            about.commit
         );
     }
     Ok(())
@@ -136,12 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_run_is_not_kept_and_nor_is_none() {
-        let mut results = made_up();
-        assert!(refuse_quick(&results).is_ok());
-        results.apps.as_mut().unwrap().about.quick = true;
-        for refused in [results, Results::default()] {
-            assert!(refuse_quick(&refused).is_err());
+    fn neither_a_quick_run_nor_a_dirty_one_nor_none_is_kept() {
+        assert!(refuse(&made_up()).is_ok());
+        let mut quick = made_up();
+        quick.apps.as_mut().unwrap().about.quick = true;
+        let mut dirty = made_up();
+        dirty.server.as_mut().unwrap().about.commit += "-dirty";
+        let because = [
+            (quick, "the part apps is a quick run"),
+            (dirty, "the part server was measured with changes"),
+            (Results::default(), "nothing was measured"),
+        ];
+        for (refused, why) in because {
+            let error = refuse(&refused).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 

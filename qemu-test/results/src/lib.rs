@@ -114,6 +114,17 @@ impl Results {
         fs::rename(&new, place).with_context(|| format!("renaming {}", new.display()))
     }
 
+    /// These, with the newer ones' parts in place of their own.
+    #[must_use]
+    pub fn replaced_by(self, newer: Self) -> Self {
+        Self {
+            page: newer.page.or(self.page),
+            links: newer.links.or(self.links),
+            server: newer.server.or(self.server),
+            apps: newer.apps.or(self.apps),
+        }
+    }
+
     /// How each part that there is came about, by its name.
     #[must_use]
     pub fn abouts(&self) -> Vec<(&'static str, &About)> {
@@ -185,6 +196,22 @@ mod tests {
         );
         assert!(results.page.unwrap().samples.is_empty());
         assert!(!results.apps.unwrap().samples.is_empty());
+    }
+
+    #[test]
+    fn newer_parts_replace_the_older_ones_and_only_those() {
+        let newer = Results {
+            page: made_up().apps,
+            ..Results::default()
+        };
+        let first =
+            |part: &Option<Part<Vec<Samples>>>| format!("{:?}", part.as_ref().unwrap().samples[0]);
+        assert_ne!(first(&newer.page), first(&made_up().page));
+        let merged = made_up().replaced_by(newer);
+        assert_eq!(first(&merged.page), first(&made_up().apps));
+        assert_eq!(first(&merged.apps), first(&made_up().apps));
+        let names = merged.abouts().into_iter().map(|(name, _)| name);
+        assert_eq!(names.collect::<Vec<_>>(), ["page", "server", "apps"]);
     }
 
     #[test]
