@@ -114,11 +114,6 @@ impl Cgroup {
         Ok(self.statistic("swapcached")? / 4096)
     }
 
-    /// Pages that are being written.
-    pub fn pages_in_writeback(&self) -> Result<u64> {
-        Ok(self.statistic("file_writeback")? / 4096)
-    }
-
     fn statistic(&self, name: &str) -> Result<u64> {
         let text = fs::read_to_string(self.path("memory.stat")).context("reading memory.stat")?;
         text.lines()

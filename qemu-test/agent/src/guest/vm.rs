@@ -24,6 +24,15 @@ pub fn vmstat(name: &str) -> Result<u64> {
         .with_context(|| format!("/proc/vmstat has no {name}"))
 }
 
+/// Pages that are being written just now, anybody's.
+///
+/// A cgroup's `memory.stat` says it, too, but up to two seconds late: the kernel leaves the last 64 changes for each
+/// processor for later. So would `/proc/vmstat`, but that there is a way to have them all counted.
+pub fn pages_in_writeback() -> Result<u64> {
+    set_sysctl("vm/stat_refresh", "1")?;
+    vmstat("nr_writeback")
+}
+
 /// How long the processors had nothing to do since boot, in nanoseconds, to a hundredth of a second.
 pub fn idle_ns() -> Result<u64> {
     let text = fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;

@@ -329,7 +329,7 @@ pub fn held_stores(guest: &mut Guest) -> Result<()> {
     for _ in 0..ROUNDS {
         cgroup.reclaim_some(FEW)?;
         poll("the end of writing", Duration::from_secs(60), || {
-            Ok(cgroup.pages_in_writeback()? == 0)
+            Ok(vm::pages_in_writeback()? == 0)
         })?;
     }
     expect_at_least(guest, "held_stores", ROUNDS)?;

@@ -33,7 +33,7 @@ pub fn evict(cgroup: &Cgroup, pages: usize, look: Duration) -> Result<Evicted> {
         }
         last = there;
         cgroup.reclaim_some(there)?;
-        while cgroup.pages_in_writeback()? > 0 {
+        while vm::pages_in_writeback()? > 0 {
             std::thread::sleep(look);
         }
     }
