@@ -11,7 +11,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::Table;
 use qemu_test_results::{About, Results};
 
-use crate::tree::Tree;
+use crate::tree::{Tree, UNKNOWN};
 use crate::{apps, links, micro, race, record};
 
 /// Copies what was measured last; of a part that was not measured, what is kept already stays.
@@ -47,8 +47,8 @@ fn refuse(measured: &Results) -> Result<()> {
             "the part {part} is a quick run; run it in full"
         );
         ensure!(
-            !about.commit.ends_with("-dirty"),
-            "the part {part} was measured with changes that are in no commit ({}); commit, and run it again",
+            !about.commit.ends_with("-dirty") && about.commit != UNKNOWN,
+            "the part {part} was measured with what is in no commit ({}); commit it, and run it again",
             about.commit
         );
     }
@@ -69,7 +69,7 @@ fn pictures(directory: &Path) -> Result<Vec<String>> {
 /// The run as a page to read.
 fn page(results: &Results, pictures: &[String]) -> String {
     let mut page = "<!-- SPDX-License-Identifier: GPL-2.0-only OR MIT -->\n\
-        # The last full run\n\n\
+        # The last full run of each benchmark\n\n\
         Written by `qemu-test bench-keep`, of [results.json](results.json); [how to read it](../README.md).\n"
         .to_owned();
     let mut add = |text: String| {
@@ -141,15 +141,24 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_quick_run_nor_a_dirty_one_nor_none_is_kept() {
+    fn neither_a_quick_run_nor_one_of_no_commit_nor_none_is_kept() {
         assert!(refuse(&made_up()).is_ok());
         let mut quick = made_up();
         quick.apps.as_mut().unwrap().about.quick = true;
         let mut dirty = made_up();
         dirty.server.as_mut().unwrap().about.commit += "-dirty";
+        let mut unknown = made_up();
+        unknown.page.as_mut().unwrap().about.commit = UNKNOWN.to_owned();
         let because = [
             (quick, "the part apps is a quick run"),
-            (dirty, "the part server was measured with changes"),
+            (
+                dirty,
+                "the part server was measured with what is in no commit",
+            ),
+            (
+                unknown,
+                "the part page was measured with what is in no commit",
+            ),
             (Results::default(), "nothing was measured"),
         ];
         for (refused, why) in because {

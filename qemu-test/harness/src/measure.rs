@@ -46,11 +46,11 @@ impl Audience for Listener {
 /// `build/bench/NAME.jsonl`, a value of [`Samples`] in each line.
 pub fn run(tree: &Tree, name: &str) -> Result<Option<Vec<Samples>>> {
     let scenario = tree.scenario(name)?;
-    let mut guest = suite::boot(tree, &scenario.machine, &format!("{name}-boot"))?;
-    let logs = tree.logs(name)?;
     let sofar = tree.place("bench").join(format!("{name}.jsonl"));
     fs::create_dir_all(tree.place("bench")).context("making build/bench")?;
     let mut listener = Listener::new(&sofar)?;
+    let mut guest = suite::boot(tree, &scenario.machine, &format!("{name}-boot"))?;
+    let logs = tree.logs(name)?;
     let verdict = suite::run_one(tree, &mut guest, &scenario, &logs, &mut listener)?;
     if verdict.usable {
         guest.power_off()?;

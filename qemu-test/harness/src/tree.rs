@@ -11,6 +11,9 @@ use rustix::fs::{flock, FlockOperation};
 
 use crate::kernel::Kernel;
 
+/// The revision of a tree that git knows nothing of.
+pub const UNKNOWN: &str = "unknown";
+
 /// The build directory of the source tree.
 pub struct Tree {
     build: PathBuf,
@@ -87,7 +90,7 @@ impl Tree {
         self.build.join(name)
     }
 
-    /// What is checked out, as git says it; `unknown` without git.
+    /// What is checked out, as git says it; [`UNKNOWN`] without git.
     pub fn revision(&self) -> String {
         let output = Command::new("git")
             .arg("-C")
@@ -98,7 +101,7 @@ impl Tree {
             .ok()
             .filter(|output| output.status.success())
             .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-            .unwrap_or_else(|| "unknown".to_owned())
+            .unwrap_or_else(|| UNKNOWN.to_owned())
     }
 
     /// The directory of all logs.

@@ -26,8 +26,8 @@ pub fn vmstat(name: &str) -> Result<u64> {
 
 /// Pages that are being written just now, anybody's.
 ///
-/// A cgroup's `memory.stat` says it, too, but up to two seconds late: the kernel leaves the last 64 changes for each
-/// processor for later. So would `/proc/vmstat`, but that there is a way to have them all counted.
+/// A cgroup's `memory.stat` says it, too, but late: of pages long written it counted the last 50 to 60 for up to two
+/// seconds more. Before `/proc/vmstat` is read its counters are summed up.
 pub fn pages_in_writeback() -> Result<u64> {
     set_sysctl("vm/stat_refresh", "1")?;
     vmstat("nr_writeback")
