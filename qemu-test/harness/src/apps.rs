@@ -64,14 +64,22 @@ fn figures(samples: &[Samples]) -> Figures {
     figures
 }
 
+/// In how many rounds a program could not end because there was too little memory for it.
+fn killed(samples: &[Samples], app: &str, share: u64, who: &str) -> usize {
+    let what = format!("{app}_{share}_kills");
+    let of = samples.iter();
+    of.filter(|samples| samples.who == who && samples.what == what)
+        .count()
+}
+
 /// `redis_50_ns` is redis with 50% of its memory.
 fn parse(what: &str) -> Option<(String, u64)> {
     let (app, share) = what.strip_suffix("_ns")?.rsplit_once('_')?;
     Some((app.to_owned(), share.parse().ok()?))
 }
 
-/// A line for each program and share of its memory: how many times as long as with all of it; and our extra time as a
-/// part of the other's.
+/// A line for each program and share of its memory: how many times as long as with all of it, and in how many rounds it
+/// was killed instead; and our extra time as a part of the other's.
 pub fn table(samples: &[Samples]) -> Table {
     let less = checksum::less(samples, |ran| pages(samples, ran));
     let samples = &[samples, &less].concat();
@@ -96,11 +104,13 @@ pub fn table(samples: &[Samples]) -> Table {
         };
         let slowdown = |who: &str| of.get(who).map(|ns| ns / local);
         let mut row = vec![app.clone(), format!("{share}%")];
-        row.extend(
-            whos.iter().map(|who| {
-                slowdown(who).map_or(String::new(), |slowdown| format!("{slowdown:.2}"))
-            }),
-        );
+        row.extend(whos.iter().map(|who| {
+            let slowdown = slowdown(who).map(|slowdown| format!("{slowdown:.2}"));
+            let killed = killed(samples, app, *share, who);
+            let killed = (killed > 0).then(|| format!("killed {killed}x"));
+            let words: Vec<String> = slowdown.into_iter().chain(killed).collect();
+            words.join(", ")
+        }));
         row.extend([OURS, checksum::LESS].map(|ours| {
             let extra = slowdown(ours).zip(slowdown(THEIRS));
             extra.map_or(String::new(), |(ours, theirs)| {
@@ -133,6 +143,8 @@ mod tests {
             sample(OURS, "stress-ng_50_pages", &[4]),
             sample(OURS, "checksum_ns", &[5]),
             sample(THEIRS, "stress-ng_50_ns", &[300]),
+            sample(THEIRS, "stress-ng_50_kills", &[7]),
+            sample("zram", "stress-ng_50_kills", &[1]),
         ];
         let table = table(&samples).to_string();
         let line = table.lines().last().unwrap();
@@ -145,7 +157,8 @@ mod tests {
                 "50%",
                 "1.50",
                 "1.30",
-                "3.00",
+                "3.00, killed 1x",
+                "killed 1x",
                 "0.25",
                 "0.15",
                 ""

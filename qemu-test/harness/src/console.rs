@@ -61,16 +61,22 @@ impl Console {
         let bytes = fs::read(&self.path).unwrap_or_default();
         String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
     }
+}
 
-    /// The complaints after the first `from` bytes, at most a few.
-    pub fn complaints_from(&self, from: usize) -> Vec<String> {
-        self.text_from(from)
-            .lines()
-            .filter(|line| is_complaint(line))
-            .take(8)
-            .map(|line| line.trim().to_owned())
-            .collect()
-    }
+/// The complaints in it, at most a few.
+///
+/// Where a program may be killed at its cgroup's limit, the trace that the kernel shows then is none.
+pub fn complaints(text: &str, kills_allowed: bool) -> Vec<String> {
+    let mut excused = false;
+    let lines = text.lines().filter(|line| {
+        excused |= kills_allowed && line.contains("invoked oom-killer:");
+        if excused && line.contains("Call Trace:") {
+            excused = false;
+            return false;
+        }
+        is_complaint(line)
+    });
+    lines.take(8).map(|line| line.trim().to_owned()).collect()
 }
 
 /// Whether the guest died of an instruction that was not there: of a breakpoint where its own dump of the
@@ -95,7 +101,7 @@ fn is_complaint(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_complaint, is_stale_breakpoint};
+    use super::{complaints, is_complaint, is_stale_breakpoint};
 
     #[test]
     fn a_breakpoint_that_is_there_is_the_kernels_own_fault() {
@@ -106,6 +112,23 @@ mod tests {
         assert!(!is_stale_breakpoint(&oops("0f 1f 40 d6 cc <1f> 44 00")));
         assert!(!is_stale_breakpoint("[ 1.0] Oops: 0000\nCode: 0f <1f>"));
         assert!(!is_stale_breakpoint("Oops: int3: and no more"));
+    }
+
+    #[test]
+    fn of_a_kill_at_a_limit_only_its_own_trace_is_excused() {
+        let killed =
+            "[ 1.0] sort invoked oom-killer: gfp_mask=0xcc0\n[ 1.1] CPU: 1\n[ 1.2] Call Trace:\n\
+            [ 1.3]  <TASK>\n[ 1.4] Memory cgroup out of memory: Killed process 7 (sort)\n";
+        assert_eq!(complaints(killed, true), [""; 0]);
+        assert_eq!(complaints(killed, false), ["[ 1.2] Call Trace:"]);
+        let other = format!("{killed}[ 2.0] BUG: x\n[ 2.1] Call Trace:\n{killed}");
+        assert_eq!(
+            complaints(&other, true),
+            ["[ 2.0] BUG: x", "[ 2.1] Call Trace:"]
+        );
+        let of_all =
+            "[ 1.0] sort invoked oom-killer: x\n[ 1.4] Out of memory: Killed process 7 (sort)\n";
+        assert_eq!(complaints(of_all, true).len(), 1);
     }
 
     #[test]

@@ -114,11 +114,21 @@ impl Cgroup {
         Ok(self.statistic("swapcached")? / 4096)
     }
 
+    /// How many of its processes the kernel has killed because it was at its limit.
+    pub fn oom_kills(&self) -> Result<u64> {
+        self.line("memory.events", "oom_kill")
+    }
+
     fn statistic(&self, name: &str) -> Result<u64> {
-        let text = fs::read_to_string(self.path("memory.stat")).context("reading memory.stat")?;
+        self.line("memory.stat", name)
+    }
+
+    fn line(&self, file: &str, name: &str) -> Result<u64> {
+        let text =
+            fs::read_to_string(self.path(file)).with_context(|| format!("reading {file}"))?;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-            .with_context(|| format!("memory.stat has no {name}"))
+            .with_context(|| format!("{file} has no {name}"))
     }
 
     /// Kills every process inside and waits until they are gone.

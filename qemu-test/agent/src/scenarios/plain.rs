@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 
-use crate::guest::{Guest, Swap};
+use crate::guest::{program, Guest, Swap};
 use crate::pattern::{Contents, Spec};
 use crate::sys::Kind;
 
@@ -30,4 +30,16 @@ pub fn swap(guest: &mut Guest) -> Result<()> {
     ensure!(written > 8000, "only {written} pages went to the disk");
     filler.end()?;
     disk.off().map(drop)
+}
+
+/// A program needs more than its limit and has no swap: whoever measures learns of its end, and the kernel's report of it
+/// is no complaint there.
+pub fn killed(guest: &mut Guest) -> Result<()> {
+    let cgroup = guest.cgroup("killed", 8)?;
+    let words = ["/usr/bin/python3", "-c", "print(len(bytearray(64 << 20)))"];
+    let ran = program::run(Some(&cgroup), &words);
+    ensure!(ran.is_err(), "64 MiB fit into 8");
+    let kills = cgroup.oom_kills()?;
+    ensure!(kills == 1, "the kernel counts {kills} killed, not 1");
+    Ok(())
 }

@@ -15,6 +15,12 @@ pub const ALL: &[Entry] = &[
         "no module: fill, evict to the disk, verify",
         plain::swap,
     ),
+    Entry::plain(
+        "plain-killed",
+        "no module: a program killed at its limit is counted",
+        plain::killed,
+    )
+    .with(Kind::Measuring),
     Entry::new("basic", "evict, verify, swapoff, rmmod", basic::basic),
     Entry::new(
         "in-use",

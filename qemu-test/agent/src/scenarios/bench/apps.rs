@@ -113,7 +113,8 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Runs one, with a limit or without (0), and says how much memory it used, in bytes.
+/// Runs one, with a limit or without (0), and says how much memory it used, in bytes. When the kernel has killed one of
+/// its processes there is no time: it has not done its work, or done a part of it twice.
 fn one(
     guest: &mut Guest,
     app: &App,
@@ -128,10 +129,23 @@ fn one(
     (app.run)(&guest.cgroup(&format!("{name}-files"), 0)?)?;
     let cgroup = guest.cgroup(&name, limit_mib)?;
     let before = moved()?;
-    let ran = (app.run)(&cgroup).with_context(|| name.clone())?;
-    ensure!(ran.wrong == 0, "{name}: {} bytes are wrong", ran.wrong);
+    let ran = (app.run)(&cgroup).with_context(|| name.clone());
     let pages = moved()?.saturating_sub(before);
     let used = cgroup.number("memory.peak")?;
+    let kills = cgroup.oom_kills()?;
+    if kills > 0 {
+        cgroup.kill()?;
+        let words = format!(
+            "{who:8} {:10} {share:3}%: the kernel killed {kills} of its processes for lack of memory",
+            app.name
+        );
+        guest.host.note(words)?;
+        let what = format!("{}_{share}_kills", app.name);
+        guest.host.samples(who, &what, round, vec![kills])?;
+        return Ok(used);
+    }
+    let ran = ran?;
+    ensure!(ran.wrong == 0, "{name}: {} bytes are wrong", ran.wrong);
     let words = format!(
         "{who:8} {:10} {share:3}%: {:5.1} s, {} MiB, {pages} pages out and in",
         app.name,
