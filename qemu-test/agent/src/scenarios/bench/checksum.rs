@@ -6,14 +6,53 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-/// What a page's checksum takes on this processor, in nanoseconds: a store and a load have one each, and an emulator has no
-/// instruction for it.
+/// CRC-32C's polynomial, the lowest bit first (RFC 3720, 12.1).
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// What a page's checksum takes on this processor, in nanoseconds: a store and a load have one each. The benchmark's
+/// processor has no instruction for it (the harness says why), so it is computed as the kernel does then, a byte at a time.
 pub fn checksum() -> Result<u64> {
     const TIMES: u32 = 256;
-    let page = [0x5a; 4096];
+    let table = table();
+    let page = [0x5a_u8; 4096];
     let began = Instant::now();
     for _ in 0..TIMES {
-        black_box(crc32c::crc32c(black_box(&page)));
+        let mut crc = !0;
+        for byte in black_box(&page) {
+            crc = step(&table, crc, *byte);
+        }
+        black_box(crc);
     }
     Ok(u64::try_from(began.elapsed().as_nanos())? / u64::from(TIMES))
+}
+
+fn step(table: &[u32; 256], crc: u32, byte: u8) -> u32 {
+    let [lowest, ..] = crc.to_le_bytes();
+    (crc >> 8) ^ table[usize::from(lowest ^ byte)]
+}
+
+fn table() -> [u32; 256] {
+    let mut table = [0; 256];
+    for (entry, mut crc) in table.iter_mut().zip(0..) {
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (POLYNOMIAL * (crc & 1));
+        }
+        *entry = crc;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_checksum_that_is_timed() {
+        let table = table();
+        // RFC 3720's and every catalogue's check value.
+        let crc = b"123456789"
+            .iter()
+            .fold(!0, |crc, byte| step(&table, crc, *byte));
+        assert_eq!(!crc, 0xe306_9283);
+    }
 }
