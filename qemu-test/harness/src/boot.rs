@@ -237,13 +237,8 @@ fn command(
         ],
     });
     // TCG executes "fast short rep mov" byte by byte, and counts each as an instruction: copying a page would be four
-    // thousand of them. Without, kernel and libraries copy words. And its CRC-32C instruction, which is among SSE4.2's, goes
-    // bit by bit: where time is measured, the kernel uses its table, which is nearer to what a processor takes.
-    let processor = match machine.purpose {
-        Purpose::Test | Purpose::Count => "max,-fsrm,-erms",
-        Purpose::Bench => "max,-fsrm,-erms,-sse4.2",
-    };
-    command.args(["-cpu", processor, "-no-reboot", "-nodefaults"]);
+    // thousand of them. Without, kernel and libraries copy words.
+    command.args(["-cpu", "max,-fsrm,-erms", "-no-reboot", "-nodefaults"]);
     // On its standard error: of a reset, whether a processor gave up.
     command.args(["-d", "cpu_reset"]);
     command.args(["-machine", tree.kernel.machine(), "-display", "none"]);
