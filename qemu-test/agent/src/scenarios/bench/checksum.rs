@@ -32,7 +32,9 @@ pub fn checksum() -> Result<u64> {
 
 fn step(table: &[u32; 256], crc: u32, byte: u8) -> u32 {
     let [lowest, ..] = crc.to_le_bytes();
-    (crc >> 8) ^ table[usize::from(lowest ^ byte)]
+    // A byte has no value that the table has not.
+    let entry = table.get(usize::from(lowest ^ byte));
+    (crc >> 8) ^ entry.copied().unwrap_or_default()
 }
 
 fn table() -> [u32; 256] {
