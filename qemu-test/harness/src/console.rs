@@ -74,6 +74,8 @@ pub fn complaints(text: &str, kills_allowed: bool) -> Vec<String> {
             excused = false;
             return false;
         }
+        // The report's last line: what comes after it is another's.
+        excused &= !line.contains("Memory cgroup out of memory:");
         is_complaint(line)
     });
     lines.take(8).map(|line| line.trim().to_owned()).collect()
@@ -126,6 +128,8 @@ mod tests {
             complaints(&other, true),
             ["[ 2.0] BUG: x", "[ 2.1] Call Trace:"]
         );
+        let without_trace = killed.replace("Call Trace", "<TASK>") + "[ 2.1] Call Trace:\n";
+        assert_eq!(complaints(&without_trace, true), ["[ 2.1] Call Trace:"]);
         let of_all =
             "[ 1.0] sort invoked oom-killer: x\n[ 1.4] Out of memory: Killed process 7 (sort)\n";
         assert_eq!(complaints(of_all, true).len(), 1);

@@ -13,7 +13,7 @@ use crate::tree::Tree;
 /// TAINT_OOT_MODULE and TAINT_UNSIGNED_MODULE, include/linux/panic.h of the kernel.
 const OUT_OF_TREE: u64 = 1 << 12;
 const UNSIGNED: u64 = 1 << 13;
-/// TAINT_CPU_OUT_OF_SPEC.
+/// TAINT_CPU_OUT_OF_SPEC, which the kernel sets if it knows the name of what `clearcpuid` takes away.
 const OTHER_PROCESSOR: u64 = 1 << 2;
 
 /// TCG's instruction for CRC-32C, which is among SSE4.2's, goes bit by bit. Where time is measured, the kernel uses its table,
@@ -114,7 +114,7 @@ impl Kernel {
         }
     }
 
-    /// The taint that there is before the module is loaded.
+    /// The taint that its command line leaves.
     pub fn taint(self, purpose: Purpose) -> u64 {
         match purpose {
             Purpose::Bench => OTHER_PROCESSOR,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Puts what a benchmark measured into `build/bench/results.json`, with the machine and what it did besides, and has it
-//! drawn.
+//! Puts what a benchmark measured into `build/bench/results.json`, or, what a first look did, into
+//! `build/bench/quick/results.json`, with the machine and what it did besides, and has it drawn.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,23 @@ use crate::tree::Tree;
 /// Above this load, before anything is measured, the machine is called busy.
 const BUSY: f64 = 0.5;
 
-/// Where a tree's results are.
+/// Where a tree's results are: of whole runs.
 pub fn place(tree: &Tree) -> PathBuf {
-    tree.place("bench").join("results.json")
+    place_in(&tree.place("bench"), false)
+}
+
+/// A first look, of minutes, takes no whole run's place, of hours.
+fn place_in(bench: &Path, quick: bool) -> PathBuf {
+    let directory = match quick {
+        true => bench.join("quick"),
+        false => bench.to_owned(),
+    };
+    directory.join("results.json")
 }
 
 /// A part that is being measured.
 pub struct Recording {
+    place: PathBuf,
     results: Results,
     about: About,
 }
@@ -30,7 +40,8 @@ impl Recording {
     /// Begins: notes what the machine is and does, and reads the other parts, so that a damaged file is found before
     /// minutes are spent.
     pub fn begin(tree: &Tree, quick: bool) -> Result<Self> {
-        let results = Results::read(&place(tree))?;
+        let place = place_in(&tree.place("bench"), quick);
+        let results = Results::read(&place)?;
         let load = load()?;
         let [now, ..] = load;
         if now > BUSY {
@@ -44,24 +55,40 @@ impl Recording {
             load_before: load,
             load_after: load,
         };
-        Ok(Self { results, about })
+        Ok(Self {
+            place,
+            results,
+            about,
+        })
     }
 
     /// Puts what was measured into its part, and draws.
     pub fn keep<T>(
-        mut self,
+        self,
         tree: &Tree,
         samples: T,
         part: fn(&mut Results) -> &mut Option<Part<T>>,
     ) -> Result<()> {
+        let place = self.put(samples, part)?;
+        println!("\nraw: {}", tree.short(&place));
+        let beside = place.parent().unwrap_or(&place);
+        draw(tree, &place, beside)
+    }
+
+    fn put<T>(
+        mut self,
+        samples: T,
+        part: fn(&mut Results) -> &mut Option<Part<T>>,
+    ) -> Result<PathBuf> {
         self.about.load_after = load()?;
         let about = self.about;
         *part(&mut self.results) = Some(Part { about, samples });
-        let place = place(tree);
-        fs::create_dir_all(tree.place("bench")).context("making build/bench")?;
-        self.results.write(&place)?;
-        println!("\nraw: {}", tree.short(&place));
-        draw(tree, &place, &tree.place("bench"))
+        if let Some(directory) = self.place.parent() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("making {}", directory.display()))?;
+        }
+        self.results.write(&self.place)?;
+        Ok(self.place)
     }
 }
 
@@ -127,6 +154,32 @@ fn load() -> Result<[f64; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_look_leaves_a_whole_run_where_it_is() {
+        let bench = tempfile::tempdir().unwrap();
+        let put = |quick| {
+            let place = place_in(bench.path(), quick);
+            let about = serde_json::json!({
+                "commit": "0123456", "date": "2026-11-30T00:00:00Z", "quick": quick,
+                "machine": { "cpu": "", "cpus": 1, "ram_mib": 1, "kernel": "", "qemu": "", "guest_kernel": "" },
+                "load_before": [0.0, 0.0, 0.0], "load_after": [0.0, 0.0, 0.0],
+            });
+            let recording = Recording {
+                results: Results::read(&place).unwrap(),
+                about: serde_json::from_value(about).unwrap(),
+                place,
+            };
+            recording
+                .put(Vec::new(), |results| &mut results.page)
+                .unwrap()
+        };
+        let whole = put(false);
+        let quick = put(true);
+        let is_quick = |place: &Path| Results::read(place).unwrap().page.unwrap().about.quick;
+        assert!(!is_quick(&whole));
+        assert!(is_quick(&quick));
+    }
 
     #[test]
     fn a_value_is_found_by_its_whole_name() {

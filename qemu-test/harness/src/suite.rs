@@ -160,13 +160,18 @@ pub fn run_one(
     Ok(verdict)
 }
 
-/// The taint that the guest has anyway and the one that the module leaves, and no other.
+/// The taint of its command line, the one that the module leaves, and no other.
 fn wrong_taint(kernel: Kernel, scenario: &Scenario, taint: u64) -> Option<String> {
-    let module = kernel.module_taint();
-    let taint = taint & !kernel.taint(scenario.machine.purpose);
-    let missing = scenario.module && taint & module != module;
-    (missing || taint & !module != 0)
-        .then(|| format!("the kernel's taint is {taint:#x}, not the module's {module:#x}"))
+    let all = kernel.taint(scenario.machine.purpose) | kernel.module_taint();
+    // A scenario without the module may come after one with it.
+    let least = match scenario.module {
+        true => all,
+        false => kernel.taint(scenario.machine.purpose),
+    };
+    let wrong = taint & least != least || taint & !all != 0;
+    wrong.then(|| {
+        format!("the kernel's taint is {taint:#x}; it should have {least:#x} and may {all:#x}")
+    })
 }
 
 /// The conversation; an inner error is the guest's failure, an outer one ours.
@@ -206,7 +211,7 @@ fn talk(
                     clean: false,
                     figures: BTreeMap::new(),
                     // Nobody is left to ask; a warning would have been a panic.
-                    taint: tree.kernel.module_taint(),
+                    taint: tree.kernel.module_taint() | tree.kernel.taint(scenario.machine.purpose),
                 }));
             }
             Event::Gone(why) => return Ok(Err(format!("the guest ended after {last}: {why}"))),
@@ -230,6 +235,24 @@ mod tests {
             "machine": { "memory_mib": 1, "cpus": 1, "swap_mib": [], "purpose": "test" },
         });
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_taint_that_is_missing_is_wrong_and_so_is_one_too_many() {
+        let (module, processor) = (0x3000, 4);
+        let is_wrong = |purpose, loads, taint| {
+            let mut scenario = scenario("some");
+            (scenario.machine.purpose, scenario.module) = (purpose, loads);
+            wrong_taint(Kernel::Stock, &scenario, taint).is_some()
+        };
+        assert!(!is_wrong(Purpose::Test, true, module));
+        assert!(!is_wrong(Purpose::Test, false, 0));
+        assert!(is_wrong(Purpose::Test, true, 0));
+        assert!(is_wrong(Purpose::Test, true, module | processor));
+        assert!(!is_wrong(Purpose::Bench, true, module | processor));
+        assert!(!is_wrong(Purpose::Bench, false, processor));
+        assert!(is_wrong(Purpose::Bench, true, module));
+        assert!(is_wrong(Purpose::Bench, false, module));
     }
 
     #[test]

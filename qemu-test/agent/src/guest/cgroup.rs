@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 
-use super::{poll, MIB};
+use super::{poll, vm, MIB};
 
 /// A cgroup that a scenario made.
 #[derive(Clone, Debug)]
@@ -116,19 +116,11 @@ impl Cgroup {
 
     /// How many of its processes the kernel has killed because it was at its limit.
     pub fn oom_kills(&self) -> Result<u64> {
-        self.line("memory.events", "oom_kill")
+        vm::number(&self.path("memory.events"), "oom_kill")
     }
 
     fn statistic(&self, name: &str) -> Result<u64> {
-        self.line("memory.stat", name)
-    }
-
-    fn line(&self, file: &str, name: &str) -> Result<u64> {
-        let text =
-            fs::read_to_string(self.path(file)).with_context(|| format!("reading {file}"))?;
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-            .with_context(|| format!("{file} has no {name}"))
+        vm::number(&self.path("memory.stat"), name)
     }
 
     /// Kills every process inside and waits until they are gone.

@@ -12,7 +12,12 @@ use super::poll;
 
 /// A counter of /proc/vmstat.
 pub fn vmstat(name: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/vmstat").context("reading /proc/vmstat")?;
+    number("/proc/vmstat", name)
+}
+
+/// The number of that name in a file of lines `NAME NUMBER`.
+pub fn number(path: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     text.lines()
         .find_map(|line| {
             line.strip_prefix(name)?
@@ -21,7 +26,7 @@ pub fn vmstat(name: &str) -> Result<u64> {
                 .parse()
                 .ok()
         })
-        .with_context(|| format!("/proc/vmstat has no {name}"))
+        .with_context(|| format!("{path} has no {name}"))
 }
 
 /// Pages that are being written just now, anybody's.

@@ -35,10 +35,11 @@ pub fn swap(guest: &mut Guest) -> Result<()> {
 /// A program needs more than its limit and has no swap: whoever measures learns of its end, and the kernel's report of it
 /// is no complaint there.
 pub fn killed(guest: &mut Guest) -> Result<()> {
-    let cgroup = guest.cgroup("killed", 8)?;
-    let words = ["/usr/bin/python3", "-c", "print(len(bytearray(64 << 20)))"];
-    let ran = program::run(Some(&cgroup), &words);
-    ensure!(ran.is_err(), "64 MiB fit into 8");
+    const WORDS: [&str; 3] = ["/usr/bin/python3", "-c", "b'x' * (64 << 20)"];
+    program::run(Some(&guest.cgroup("enough", 128)?), &WORDS)?;
+    let cgroup = guest.cgroup("killed", 32)?;
+    let ran = program::run(Some(&cgroup), &WORDS);
+    ensure!(ran.is_err(), "64 MiB fit into 32");
     let kills = cgroup.oom_kills()?;
     ensure!(kills == 1, "the kernel counts {kills} killed, not 1");
     Ok(())
