@@ -27,7 +27,12 @@ pub(crate) struct Run {
     tag: Tag,
     slot: Slot,
     left: u16,
+    /// How many of them the processor was asked for ([`Table::expect`]).
+    expected: u16,
 }
+
+/// For so many pages the processor is asked together, before the first of them is needed.
+const TOGETHER: u16 = 8;
 
 /// So many stores and frees are acknowledged even if a part of the next message is there: as many as the module sends at
 /// a time.
@@ -99,10 +104,15 @@ pub(crate) struct Batch<'a> {
 impl Batch<'_> {
     /// Executes messages until there is no whole one, or no room for answers.
     pub(crate) fn execute(&mut self, rest: &mut &[u8], skip: &mut u32) -> Result<Paused, End> {
+        // What is left behind the messages that the processor was asked for.
+        let mut beyond = rest.len();
         loop {
             self.load()?;
             if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
                 return Ok(Paused::Stop(Stop::OutputFull));
+            }
+            if *skip == 0 && rest.len() <= beyond {
+                beyond = self.look_ahead(rest);
             }
             let before = *rest;
             let Some((message, payload)) = next(rest, skip, self.options)? else {
@@ -123,6 +133,7 @@ impl Batch<'_> {
                         tag,
                         slot,
                         left: count,
+                        expected: 0,
                     });
                 }
                 Message::Free { seq, slot, crc } => {
@@ -143,6 +154,36 @@ impl Batch<'_> {
                 other => return Err(bad(format!("{} within a session", op_name(other)))),
             }
         }
+    }
+
+    /// Asks the processor for the pages of the next messages; gives back how many bytes are behind these.
+    fn look_ahead(&self, rest: &[u8]) -> usize {
+        #[expect(
+            clippy::as_conversions,
+            reason = "of a constant, where From does not go"
+        )]
+        let mut slots = [Slot(0); TOGETHER as usize];
+        let mut count: usize = 0;
+        let (mut behind, mut skip) = (rest, 0);
+        while let Some(place) = slots.get_mut(count) {
+            match next(&mut behind, &mut skip, self.options) {
+                Ok(Some((
+                    Message::Store { slot, .. } | Message::Load { slot, count: 1, .. },
+                    _,
+                ))) => {
+                    *place = slot;
+                    count = count.saturating_add(1);
+                }
+                Ok(Some(_)) => {}
+                // What is wrong is said when it is its turn.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // A page that is needed at once comes no sooner for that.
+        if count > 1 {
+            self.at.life.table.expect(slots.into_iter().take(count));
+        }
+        behind.len()
     }
 
     /// Counts what was done and acknowledges it; where a part of a message is there, later, if that is soon.
@@ -350,9 +391,20 @@ impl Batch<'_> {
 
     /// Answers as much of the LOAD in hand as the output has room for.
     fn load(&mut self) -> Result<(), End> {
-        while let Some(Run { tag, slot, left }) = *self.run {
+        while let Some(Run {
+            tag,
+            slot,
+            left,
+            mut expected,
+        }) = *self.run
+        {
             if self.output.len() >= OUTPUT_LIMIT {
                 return Ok(());
+            }
+            if expected == 0 && left > 1 {
+                expected = left.min(TOGETHER);
+                let slots = (0..expected).filter_map(|n| slot.plus(n));
+                self.at.life.table.expect(slots);
             }
             let output = &mut *self.output;
             let suspect = self.at.life.suspect.load(Ordering::Relaxed);
@@ -398,7 +450,12 @@ impl Batch<'_> {
             // A run lies within one cluster, so only its last slot can have no next one.
             *self.run = match (left.saturating_sub(1), slot.plus(1)) {
                 (0, _) | (_, None) => None,
-                (left, Some(slot)) => Some(Run { tag, slot, left }),
+                (left, Some(slot)) => Some(Run {
+                    tag,
+                    slot,
+                    left,
+                    expected: expected.saturating_sub(1),
+                }),
             };
         }
         Ok(())

@@ -10,6 +10,7 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::mem::size_of_val;
 use std::ptr;
 
 use memsrv_protocol::PAGE_SIZE;
@@ -81,6 +82,22 @@ fn leak(start: *mut c_void, count: usize) -> &'static mut [Frame] {
     unsafe { std::slice::from_raw_parts_mut(start.cast(), count) }
 }
 
+/// Asks the processor to have the beginning of a thing at hand soon, and does not wait for it.
+///
+/// The rest of a page comes by itself: that it is read in order is seen by then. (Asking for all 64 lines was worth half
+/// as much: loads and stores at random among a million pages, `memsrv-race` with 128 in flight.)
+pub fn prefetch<T: ?Sized>(thing: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(thing)).step_by(64).take(16) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        let line = ptr::from_ref(thing).cast::<i8>().wrapping_add(at);
+        // SAFETY: a hint, which changes nothing, wherever it points to.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = thing;
+}
+
 /// Locks pages in memory, which also makes the kernel provide them now.
 ///
 /// # Errors
@@ -89,7 +106,7 @@ fn leak(start: *mut c_void, count: usize) -> &'static mut [Frame] {
 /// is not enough memory.
 pub fn lock_pages(pages: &mut [Frame]) -> io::Result<()> {
     // SAFETY: the range is one that we hold a reference to, and locking changes no contents.
-    Ok(unsafe { rustix::mm::mlock(pages.as_mut_ptr().cast(), std::mem::size_of_val(pages)) }?)
+    Ok(unsafe { rustix::mm::mlock(pages.as_mut_ptr().cast(), size_of_val(pages)) }?)
 }
 
 /// Locks all the rest: code, stacks, and the heap as it grows.

@@ -19,6 +19,7 @@ use memsrv_protocol::{FreeMask, Slot, Status};
 use crate::arena::{lock, Arena, Cluster};
 use crate::num::{to_u64, to_usize};
 use crate::rooms::{Kind, Room};
+use crate::sys::prefetch;
 
 /// A number of things with a limit, taken and given back from many threads.
 #[derive(Debug)]
@@ -180,6 +181,32 @@ impl Table {
             Err(_) => give_back_cluster(arena, quota, number, cluster),
         }
         Ok(done)
+    }
+
+    /// Asks the processor for what stores to these slots and loads from them will wait for: first for their places in the
+    /// page tables, then for the pages. Nothing changes.
+    pub fn expect(&self, slots: impl Iterator<Item = Slot> + Clone) {
+        self.look(slots.clone(), |cluster, index| {
+            cluster.pages.get(index).map(prefetch);
+            cluster.crcs.get(index).map(prefetch);
+        });
+        self.look(slots, |cluster, index| {
+            if let Some(Some(room)) = cluster.pages.get(index) {
+                room.prefetch();
+            }
+        });
+    }
+
+    /// Shows `see` the page tables of these slots that there are, each with the place in it.
+    fn look(&self, slots: impl Iterator<Item = Slot>, see: impl Fn(&Cluster, usize)) {
+        for slot in slots {
+            let number = slot.cluster();
+            if let Ok(shard) = self.shard(number) {
+                if let Some(cluster) = lock(shard).clusters.get(&number) {
+                    see(cluster, slot.index());
+                }
+            }
+        }
     }
 
     /// Shows the page in a slot to `show`, with its checksum; false where there is none.

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memsrv_protocol::PAGE_SIZE;
 
-use crate::sys::{Frame, Page};
+use crate::sys::{prefetch, Frame, Page};
 
 /// Bytes of a part or frame that hold the payload's length.
 const LEN_BYTES: usize = 2;
@@ -178,6 +178,11 @@ impl Room {
         };
         let len = usize::from(u16::from_le_bytes(*len));
         bytes.get(..len).unwrap_or(&[])
+    }
+
+    /// Asks the processor for its bytes.
+    pub fn prefetch(&self) {
+        prefetch(self.bytes());
     }
 
     /// Puts a payload there in place of what there was; false, and nothing has changed, if it does not fit.
