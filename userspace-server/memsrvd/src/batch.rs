@@ -10,10 +10,12 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use memsrv_protocol::{FreeMask, Hello, Message, Pull, Seq, Slot, Status, Tag, PAGE_SIZE};
+use memsrv_protocol::{
+    FreeMask, Hello, Message, Pull, Seq, Slot, Status, Tag, HEADER_LEN, PAGE_SIZE,
+};
 
 use crate::mirror::forward::{Forward, Kind};
-use crate::num::to_u32;
+use crate::num::{to_u32, to_u64};
 use crate::persist::promise::Promises;
 use crate::persist::queue::{Need, NoRoom, UNLOGGED};
 use crate::pull::Asker;
@@ -28,11 +30,11 @@ pub(crate) struct Run {
     slot: Slot,
     left: u16,
     /// How many of them the processor was asked for ([`Table::expect`]).
-    expected: u16,
+    expected: usize,
 }
 
 /// For so many pages the processor is asked together, before the first of them is needed.
-const TOGETHER: u16 = 8;
+const TOGETHER: usize = 8;
 
 /// So many stores and frees are acknowledged even if a part of the next message is there: as many as the module sends at
 /// a time.
@@ -111,7 +113,8 @@ impl Batch<'_> {
             if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
                 return Ok(Paused::Stop(Stop::OutputFull));
             }
-            if *skip == 0 && rest.len() <= beyond {
+            // A page that is needed at once comes no sooner for that: there has to be another message.
+            if rest.len() <= beyond && rest.len() > HEADER_LEN && *skip == 0 {
                 beyond = self.look_ahead(rest);
             }
             let before = *rest;
@@ -179,9 +182,9 @@ impl Batch<'_> {
                 Ok(None) | Err(_) => break,
             }
         }
-        // A page that is needed at once comes no sooner for that.
         if count > 1 {
-            self.at.life.table.expect(slots.into_iter().take(count));
+            let slots = slots.get(..count).unwrap_or(&[]);
+            self.at.life.table.expect(slots);
         }
         behind.len()
     }
@@ -402,9 +405,13 @@ impl Batch<'_> {
                 return Ok(());
             }
             if expected == 0 && left > 1 {
-                expected = left.min(TOGETHER);
-                let slots = (0..expected).filter_map(|n| slot.plus(n));
-                self.at.life.table.expect(slots);
+                expected = usize::from(left).min(TOGETHER);
+                let slots: [Slot; TOGETHER] =
+                    std::array::from_fn(|n| Slot(slot.0.saturating_add(to_u64(n))));
+                self.at
+                    .life
+                    .table
+                    .expect(slots.get(..expected).unwrap_or(&[]));
             }
             let output = &mut *self.output;
             let suspect = self.at.life.suspect.load(Ordering::Relaxed);

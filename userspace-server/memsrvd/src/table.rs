@@ -185,8 +185,8 @@ impl Table {
 
     /// Asks the processor for what stores to these slots and loads from them will wait for: first for their places in the
     /// page tables, then for the pages. Nothing changes.
-    pub fn expect(&self, slots: impl Iterator<Item = Slot> + Clone) {
-        self.look(slots.clone(), |cluster, index| {
+    pub fn expect(&self, slots: &[Slot]) {
+        self.look(slots, |cluster, index| {
             cluster.pages.get(index).map(prefetch);
             cluster.crcs.get(index).map(prefetch);
         });
@@ -198,12 +198,12 @@ impl Table {
     }
 
     /// Shows `see` the page tables of these slots that there are, each with the place in it.
-    fn look(&self, slots: impl Iterator<Item = Slot>, see: impl Fn(&Cluster, usize)) {
-        for slot in slots {
-            let number = slot.cluster();
+    fn look(&self, slots: &[Slot], see: impl Fn(&Cluster, usize)) {
+        for together in slots.chunk_by(|a, b| a.cluster() == b.cluster()) {
+            let number = together.first().map_or(0, |slot| slot.cluster());
             if let Ok(shard) = self.shard(number) {
                 if let Some(cluster) = lock(shard).clusters.get(&number) {
-                    see(cluster, slot.index());
+                    together.iter().for_each(|slot| see(cluster, slot.index()));
                 }
             }
         }
