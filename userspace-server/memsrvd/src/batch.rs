@@ -29,11 +29,11 @@ pub(crate) struct Run {
     tag: Tag,
     slot: Slot,
     left: u16,
-    /// How many of them the processor was asked for ([`Table::expect`]).
+    /// How many of them the processor was asked for ([`crate::table::Table::expect`]).
     expected: usize,
 }
 
-/// For so many pages the processor is asked together, before the first of them is needed.
+/// So many messages, or pages of a run, are looked at together, before the first of them is executed.
 const TOGETHER: usize = 8;
 
 /// So many stores and frees are acknowledged even if a part of the next message is there: as many as the module sends at
@@ -106,16 +106,15 @@ pub(crate) struct Batch<'a> {
 impl Batch<'_> {
     /// Executes messages until there is no whole one, or no room for answers.
     pub(crate) fn execute(&mut self, rest: &mut &[u8], skip: &mut u32) -> Result<Paused, End> {
-        // What is left behind the messages that the processor was asked for.
+        // How many bytes are behind the messages that were looked at.
         let mut beyond = rest.len();
         loop {
             self.load()?;
             if self.run.is_some() || self.output.len() >= OUTPUT_LIMIT {
                 return Ok(Paused::Stop(Stop::OutputFull));
             }
-            // A page that is needed at once comes no sooner for that: there has to be another message.
-            if rest.len() <= beyond && rest.len() > HEADER_LEN && *skip == 0 {
-                beyond = self.look_ahead(rest);
+            if rest.len() <= beyond && !self.forward.blocks() {
+                beyond = self.look_ahead(rest, *skip);
             }
             let before = *rest;
             let Some((message, payload)) = next(rest, skip, self.options)? else {
@@ -159,34 +158,30 @@ impl Batch<'_> {
         }
     }
 
-    /// Asks the processor for the pages of the next messages; gives back how many bytes are behind these.
-    fn look_ahead(&self, rest: &[u8]) -> usize {
-        #[expect(
-            clippy::as_conversions,
-            reason = "of a constant, where From does not go"
-        )]
-        let mut slots = [Slot(0); TOGETHER as usize];
-        let mut count: usize = 0;
-        let (mut behind, mut skip) = (rest, 0);
-        while let Some(place) = slots.get_mut(count) {
-            match next(&mut behind, &mut skip, self.options) {
-                Ok(Some((
-                    Message::Store { slot, .. } | Message::Load { slot, count: 1, .. },
-                    _,
-                ))) => {
+    /// Asks the processor for the pages of the next messages; gives back how many bytes are behind those.
+    fn look_ahead(&self, mut rest: &[u8], mut skip: u32) -> usize {
+        // Of a message that is alone the page is needed at once.
+        if rest.len() <= HEADER_LEN {
+            return 0;
+        }
+        let (mut slots, mut count) = ([Slot(0); TOGETHER], 0_usize);
+        for _ in 0..TOGETHER {
+            // What is wrong with a message is said when it is its turn.
+            let Ok(Some((message, _))) = next(&mut rest, &mut skip, self.options) else {
+                break;
+            };
+            if let Message::Store { slot, .. } | Message::Load { slot, count: 1, .. } = message {
+                if let Some(place) = slots.get_mut(count) {
                     *place = slot;
                     count = count.saturating_add(1);
                 }
-                Ok(Some(_)) => {}
-                // What is wrong is said when it is its turn.
-                Ok(None) | Err(_) => break,
             }
         }
         if count > 1 {
             let slots = slots.get(..count).unwrap_or(&[]);
             self.at.life.table.expect(slots);
         }
-        behind.len()
+        rest.len()
     }
 
     /// Counts what was done and acknowledges it; where a part of a message is there, later, if that is soon.

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! What the server asks of the kernel for itself: memory that is never swapped, and flags of the process.
+//! What the server asks of the kernel for itself: memory that is never swapped, and flags of the process. And of the
+//! processor: what it should have at hand.
 //!
 //! This and `rooms/sys.rs` are the only files with `unsafe`. What it hands out is ordinary: a mapping becomes exclusive
 //! references to its pages, which live as long as the process does, so nobody can hold a page twice
 //! and nobody can hold one that is gone.
 
-#![expect(unsafe_code, reason = "the one place where memory is mapped")]
+#![expect(
+    unsafe_code,
+    reason = "where memory is mapped, and the processor given hints"
+)]
 
 use std::ffi::c_void;
 use std::io;
-use std::mem::size_of_val;
 use std::ptr;
 
 use memsrv_protocol::PAGE_SIZE;

@@ -187,8 +187,8 @@ impl Table {
     /// page tables, then for the pages. Nothing changes.
     pub fn expect(&self, slots: &[Slot]) {
         self.look(slots, |cluster, index| {
-            cluster.pages.get(index).map(prefetch);
-            cluster.crcs.get(index).map(prefetch);
+            prefetch(cluster.pages.get(index..=index).unwrap_or(&[]));
+            prefetch(cluster.crcs.get(index..=index).unwrap_or(&[]));
         });
         self.look(slots, |cluster, index| {
             if let Some(Some(room)) = cluster.pages.get(index) {

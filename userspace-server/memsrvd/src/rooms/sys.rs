@@ -180,9 +180,13 @@ impl Room {
         bytes.get(..len).unwrap_or(&[])
     }
 
-    /// Asks the processor for its bytes.
+    /// Asks the processor for the beginning of its bytes, and for where their length is.
     pub fn prefetch(&self) {
-        prefetch(self.bytes());
+        let bytes = self.bytes();
+        prefetch(bytes);
+        if self.kind() != Kind::Whole {
+            prefetch(bytes.last_chunk::<LEN_BYTES>().unwrap_or(&[0; LEN_BYTES]));
+        }
     }
 
     /// Puts a payload there in place of what there was; false, and nothing has changed, if it does not fit.
