@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use qemu_test_results::figures::quantile;
+use qemu_test_results::figures::{quantile, spread};
 use qemu_test_wire::Samples;
 
 use crate::checksum;
@@ -44,22 +44,18 @@ fn pages(all: &[Samples], ran: &Samples) -> Option<u64> {
     moved.values.first().copied()
 }
 
-/// How long each took in the median of the rounds, in nanoseconds, by program, percent of its memory, and whose.
-type Figures = BTreeMap<(String, u64), BTreeMap<String, f64>>;
+/// How long each took in each round, in nanoseconds, by program, percent of its memory, and whose.
+type Figures = BTreeMap<(String, u64), BTreeMap<String, BTreeMap<usize, f64>>>;
 
 fn figures(samples: &[Samples]) -> Figures {
-    let mut all: BTreeMap<((String, u64), String), Vec<u64>> = BTreeMap::new();
-    for samples in samples {
-        let Some((app, share)) = parse(&samples.what) else {
-            continue;
-        };
-        let values = all.entry(((app, share), samples.who.clone())).or_default();
-        values.extend(&samples.values);
-    }
     let mut figures = Figures::new();
-    for ((what, who), mut values) in all {
-        let of = figures.entry(what).or_default();
-        of.insert(who, quantile(&mut values, 50));
+    for samples in samples {
+        if let Some(what) = parse(&samples.what) {
+            let of = figures.entry(what).or_default();
+            let rounds = of.entry(samples.who.clone()).or_default();
+            let ns = quantile(&mut samples.values.clone(), 500);
+            rounds.insert(samples.round, ns);
+        }
     }
     figures
 }
@@ -78,8 +74,9 @@ fn parse(what: &str) -> Option<(String, u64)> {
     Some((app.to_owned(), share.parse().ok()?))
 }
 
-/// A line for each program and share of its memory: how many times as long as with all of it, and in how many rounds it
-/// was killed instead; and our extra time as a part of the other's.
+/// A line for each program and share of its memory: how many times as long as with all of it in the same round, and in how
+/// many rounds it was killed instead; and our extra time as a part of the other's. Medians of the rounds, with the least and
+/// the most.
 pub fn table(samples: &[Samples]) -> Table {
     let less = checksum::less(samples, |ran| pages(samples, ran));
     let samples = &[samples, &less].concat();
@@ -102,20 +99,28 @@ pub fn table(samples: &[Samples]) -> Table {
         let Some(local) = local.filter(|_| *share < 100) else {
             continue;
         };
-        let slowdown = |who: &str| of.get(who).map(|ns| ns / local);
+        // Of the rounds in which it ran to its end with all memory, too.
+        let slowdown = |who: &str| -> BTreeMap<usize, f64> {
+            let rounds = of.get(who).into_iter().flatten();
+            let part = |(round, ns): (&usize, &f64)| Some((*round, ns / local.get(round)?));
+            rounds.filter_map(part).collect()
+        };
         let mut row = vec![app.clone(), format!("{share}%")];
         row.extend(whos.iter().map(|who| {
-            let slowdown = slowdown(who).map(|slowdown| format!("{slowdown:.2}"));
+            let slowdown: Vec<f64> = slowdown(who).into_values().collect();
+            let slowdown = (!slowdown.is_empty()).then(|| spread(&slowdown, 2));
             let killed = killed(samples, app, *share, who);
             let killed = (killed > 0).then(|| format!("killed {killed}x"));
             let words: Vec<String> = slowdown.into_iter().chain(killed).collect();
             words.join(", ")
         }));
+        let theirs = slowdown(THEIRS);
         row.extend([OURS, checksum::LESS].map(|ours| {
-            let extra = slowdown(ours).zip(slowdown(THEIRS));
-            extra.map_or(String::new(), |(ours, theirs)| {
-                format!("{:.2}", (ours - 1.0) / (theirs - 1.0))
-            })
+            let extra = slowdown(ours).into_iter().filter_map(|(round, ours)| {
+                let theirs = theirs.get(&round)?;
+                Some((ours - 1.0) / (theirs - 1.0))
+            });
+            spread(&extra.collect::<Vec<f64>>(), 2)
         }));
         table.add_row(row);
     }
@@ -155,12 +160,12 @@ mod tests {
                 "",
                 "stress-ng",
                 "50%",
-                "1.50",
-                "1.30",
-                "3.00, killed 1x",
+                "1.50 (1.50 to 1.50)",
+                "1.30 (1.30 to 1.30)",
+                "3.00 (3.00 to 3.00), killed 1x",
                 "killed 1x",
-                "0.25",
-                "0.15",
+                "0.25 (0.25 to 0.25)",
+                "0.15 (0.15 to 0.15)",
                 ""
             ]
         );

@@ -84,6 +84,9 @@ fn page(results: &Results, pictures: &[String]) -> String {
     if let Some(page) = &results.page {
         add("## page: what a page takes".to_owned());
         add(micro::table(&page.samples).to_string());
+        if let Some(words) = micro::spins(&page.samples) {
+            add(words);
+        }
     }
     if let Some(links) = &results.links {
         add("## links: what a page takes over narrow links".to_owned());

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::Table;
-use qemu_test_results::figures::{middle, quantile};
+use qemu_test_results::figures::{quantile, spread};
 use qemu_test_wire::Samples;
 
 use crate::measure;
@@ -42,9 +42,9 @@ pub fn table(samples: &[Samples]) -> Table {
                 let rounds = samples
                     .iter()
                     .filter(|samples| samples.what == what && samples.who == who);
-                spread(
+                us(
                     rounds.filter(|samples| percent == 50 || samples.values.len() > 1),
-                    percent,
+                    percent * 10,
                 )
             };
             let cells: Vec<String> = whos.iter().map(|who| of(who)).collect();
@@ -60,13 +60,9 @@ pub fn table(samples: &[Samples]) -> Table {
     table
 }
 
-fn spread<'a>(rounds: impl Iterator<Item = &'a Samples>, percent: usize) -> String {
-    let mut us: Vec<f64> = rounds
-        .map(|samples| quantile(&mut samples.values.clone(), percent) / 1000.0)
+fn us<'a>(rounds: impl Iterator<Item = &'a Samples>, thousandths: usize) -> String {
+    let us: Vec<f64> = rounds
+        .map(|samples| quantile(&mut samples.values.clone(), thousandths) / 1000.0)
         .collect();
-    us.sort_by(f64::total_cmp);
-    match (us.first(), us.last()) {
-        (Some(least), Some(most)) => format!("{:.0} ({least:.0} to {most:.0})", middle(&us)),
-        _ => String::new(),
-    }
+    spread(&us, 0)
 }

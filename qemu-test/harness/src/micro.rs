@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! `bench`: how long a page takes, beside others and the floor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::Table;
-use qemu_test_results::figures::{middle, quantile};
+use comfy_table::{CellAlignment, Table};
+use qemu_test_results::figures::{float, middle, quantile, spread};
 use qemu_test_wire::Samples;
 
 use crate::checksum;
@@ -14,6 +14,8 @@ use crate::measure;
 use crate::record::Recording;
 use crate::tree::Tree;
 
+/// Whose module tells of itself.
+const OURS: &str = "memsrv";
 /// The floor.
 const FLOOR: &str = "ping-pong";
 
@@ -28,23 +30,31 @@ pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
         return Ok(false);
     };
     println!("\n{}", table(&samples));
+    if let Some(words) = spins(&samples) {
+        println!("{words}");
+    }
     recording.keep(tree, samples, |results| &mut results.page)?;
     Ok(true)
 }
 
-/// Of each round, what part of its values is below what; by what, whose, and round.
-fn by_round(samples: &[Samples], percent: usize) -> BTreeMap<(String, String, usize), f64> {
-    samples
-        .iter()
-        .map(|samples| {
-            let key = (samples.what.clone(), samples.who.clone(), samples.round);
-            (key, quantile(&mut samples.values.clone(), percent))
-        })
-        .collect()
+/// A figure of each round, by what and whose.
+type Figures<'a> = BTreeMap<(&'a str, &'a str), BTreeMap<usize, f64>>;
+
+/// Below what so many of a thousand values of each round are, in nanoseconds. Where a round has one value, only half.
+fn by_round(samples: &[Samples], thousandths: usize) -> Figures<'_> {
+    let mut figures = Figures::new();
+    for samples in samples {
+        if samples.what.ends_with("_ns") && (thousandths == 500 || samples.values.len() > 1) {
+            let of = figures.entry((&*samples.what, &*samples.who)).or_default();
+            let value = quantile(&mut samples.values.clone(), thousandths);
+            of.insert(samples.round, value);
+        }
+    }
+    figures
 }
 
-/// For each figure and contender: the median in microseconds, and its ratio to the floor of the same round, with
-/// the least and the most of the rounds.
+/// For each figure and contender: medians of the rounds in microseconds, and the ratio to the floor of the same round;
+/// of halves and of ratios with the least and the most of the rounds.
 pub fn table(samples: &[Samples]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
@@ -52,60 +62,114 @@ pub fn table(samples: &[Samples]) -> Table {
         "what",
         "who",
         "p50 us",
+        "p90 us",
         "p99 us",
+        "p99.9 us",
         "p50 / floor",
         "p99 / floor",
     ]);
     let one = |samples: &Samples| WITH_CHECKSUM.contains(&samples.what.as_str()).then_some(1);
     let samples = &[samples, &checksum::less(samples, one)].concat();
-    let whats: BTreeSet<&str> = samples
-        .iter()
-        .map(|samples| samples.what.as_str())
-        .collect();
-    let whos: BTreeSet<&str> = samples.iter().map(|samples| samples.who.as_str()).collect();
-    let (halves, tails) = (by_round(samples, 50), by_round(samples, 99));
-    for what in whats {
-        for who in &whos {
-            let of = |figures: &BTreeMap<(String, String, usize), f64>, who: &str| -> Vec<f64> {
-                let of = |key: &&(String, String, usize)| key.0 == what && key.1 == who;
-                figures
-                    .iter()
-                    .filter(|(key, _)| of(key))
-                    .map(|(_, value)| *value)
-                    .collect()
-            };
-            let (half, tail) = (of(&halves, who), of(&tails, who));
-            if half.is_empty() {
-                continue;
-            }
-            table.add_row([
-                what.to_owned(),
-                (*who).to_owned(),
-                us(&half),
-                us(&tail),
-                ratios(&half, &of(&halves, FLOOR)),
-                ratios(&tail, &of(&tails, FLOOR)),
-            ]);
-        }
+    let [halves, nine, tails, last] = [500, 900, 990, 999].map(|part| by_round(samples, part));
+    for (key, half) in &halves {
+        table.add_row([
+            key.0.to_owned(),
+            key.1.to_owned(),
+            spread(&us(half), 1),
+            median(&nine, *key),
+            median(&tails, *key),
+            median(&last, *key),
+            ratios(&halves, *key),
+            ratios(&tails, *key),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
-fn us(ns: &[f64]) -> String {
-    format!("{:.1}", middle(ns) / 1000.0)
+/// How many of our single faults were waited for without sleeping; `None` where that was not counted.
+pub fn spins(samples: &[Samples]) -> Option<String> {
+    let rounds = |what: &str, figure: fn(&Samples) -> Option<f64>| -> Vec<f64> {
+        let of = samples
+            .iter()
+            .filter(|of| of.who == OURS && of.what == what);
+        of.filter_map(figure).collect()
+    };
+    let first = |of: &Samples| of.values.first().map(|value| float(*value));
+    let all = rounds("fault_ns", |of| {
+        u32::try_from(of.values.len()).ok().map(f64::from)
+    });
+    let of_all = |what| {
+        let part = rounds(what, first).into_iter().zip(&all);
+        let part: Vec<f64> = part.map(|(some, all)| 100.0 * some / all).collect();
+        (!part.is_empty()).then(|| spread(&part, 1))
+    };
+    let (spins, won) = (of_all("fault_spins")?, of_all("fault_spins_won")?);
+    Some(format!(
+        "Of {OURS}'s single faults {spins}% were waited for without sleeping, {won}% with success."
+    ))
 }
 
-fn ratios(ours: &[f64], floor: &[f64]) -> String {
-    let mut ratios: Vec<f64> = ours
-        .iter()
-        .zip(floor)
-        .map(|(ours, floor)| ours / floor)
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    match (ratios.first(), ratios.last()) {
-        (Some(least), Some(most)) => {
-            format!("{:.2} ({least:.2} to {most:.2})", middle(&ratios))
-        }
-        _ => String::new(),
+fn us(rounds: &BTreeMap<usize, f64>) -> Vec<f64> {
+    rounds.values().map(|ns| ns / 1000.0).collect()
+}
+
+fn median(figures: &Figures, key: (&str, &str)) -> String {
+    let rounds = figures.get(&key);
+    rounds.map_or(String::new(), |rounds| {
+        format!("{:.1}", middle(&us(rounds)))
+    })
+}
+
+/// Of the rounds that the floor has, too.
+fn ratios(figures: &Figures, key: (&str, &str)) -> String {
+    let both = figures.get(&key).zip(figures.get(&(key.0, FLOOR)));
+    let ratios = both.into_iter().flat_map(|(ours, floor)| {
+        let of = |(round, ours): (&usize, &f64)| floor.get(round).map(|floor| ours / floor);
+        ours.iter().filter_map(of)
+    });
+    spread(&ratios.collect::<Vec<f64>>(), 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_spread_of_rounds_and_no_tail_of_a_single_value() {
+        let sample = |who: &str, what: &str, round, values: Vec<u64>| Samples {
+            who: who.to_owned(),
+            what: what.to_owned(),
+            round,
+            values,
+        };
+        let to = |most: u64| (1..=1000).map(|n| n * most).collect::<Vec<u64>>();
+        let samples = [
+            sample(FLOOR, "fault_ns", 0, to(1000)),
+            sample(FLOOR, "fault_ns", 1, to(2000)),
+            sample("nbd", "fault_ns", 1, to(3000)),
+            sample("nbd", "fault_ns", 0, to(2000)),
+            sample("nbd", "evict_ns", 0, vec![70_000]),
+            sample("nbd", "evict_ns", 1, vec![90_000]),
+            sample("nbd", "faults_spun", 1, vec![9]),
+        ];
+        let table = table(&samples).to_string();
+        let lines = table.lines().skip(2).map(|line| {
+            let words = line
+                .split('|')
+                .map(str::trim)
+                .filter(|word| !word.is_empty());
+            words.collect::<Vec<_>>().join("; ")
+        });
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            [
+                "evict_ns; nbd; 80.0 (70.0 to 90.0)",
+                "fault_ns; nbd; 1252.5 (1002.0 to 1503.0); 2252.5; 2477.5; 2500.0; 1.75 (1.50 to 2.00); 1.75 (1.50 to 2.00)",
+                "fault_ns; ping-pong; 751.5 (501.0 to 1002.0); 1351.5; 1486.5; 1500.0; 1.00 (1.00 to 1.00); 1.00 (1.00 to 1.00)",
+            ]
+        );
     }
 }

@@ -48,7 +48,7 @@ fn curve(samples: &[Samples], who: &str, look: Look) -> Curve {
         .filter(|samples| samples.what == WHAT && samples.who == who)
         .flat_map(|samples| samples.values.iter().copied())
         .collect();
-    let [half, tail] = [50, 99].map(|percent| number(quantile(&mut ns, percent) / 1000.0));
+    let [half, tail] = [500, 990].map(|part| number(quantile(&mut ns, part) / 1000.0));
     let floor = if who == FLOOR { " (the floor)" } else { "" };
     let words = format!("{who}{floor}: p50 {half} µs, p99 {tail} µs");
     // `quantile` has sorted them. Of a thousand the slowest one is left out: it would press the others together.

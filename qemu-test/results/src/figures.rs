@@ -15,11 +15,11 @@ pub fn float(value: u64) -> f64 {
     value as f64
 }
 
-/// The one below which so many of a hundred are; 0 of none.
+/// The one below which so many of a thousand are; 0 of none.
 #[must_use]
-pub fn quantile(values: &mut [u64], percent: usize) -> f64 {
+pub fn quantile(values: &mut [u64], thousandths: usize) -> f64 {
     values.sort_unstable();
-    let place = values.len() * percent / 100;
+    let place = values.len() * thousandths / 1000;
     values
         .get(place.min(values.len().saturating_sub(1)))
         .copied()
@@ -47,6 +47,19 @@ impl Spread {
             most: values.iter().copied().reduce(f64::max)?,
         })
     }
+}
+
+/// The median, and the least and the most, with so many digits; of none nothing.
+#[must_use]
+pub fn spread(values: &[f64], digits: usize) -> String {
+    Spread::of(values).map_or(String::new(), |spread| {
+        let Spread {
+            least,
+            middle,
+            most,
+        } = spread;
+        format!("{middle:.digits$} ({least:.digits$} to {most:.digits$})")
+    })
 }
 
 /// The median; of an even number the mean of the two in the middle; 0 of none.
@@ -87,6 +100,6 @@ pub fn rounds(samples: &[Samples], what: &str, who: &str) -> BTreeMap<usize, f64
     }
     rounds
         .into_iter()
-        .map(|(round, mut values)| (round, quantile(&mut values, 50)))
+        .map(|(round, mut values)| (round, quantile(&mut values, 500)))
         .collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use qemu_test_results::figures::{float, middle, once};
+use qemu_test_results::figures::{float, middle, once, spread};
 use qemu_test_results::race::{Beside, Line, Sample};
 
 use crate::race::contender::Contender;
@@ -66,16 +66,6 @@ fn median(figures: &Figures) -> f64 {
 
 fn all(figures: &Figures) -> Vec<f64> {
     figures.values().copied().collect()
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if values.is_empty() {
-        return String::new();
-    }
-    let middle = middle(values);
-    format!("{middle:.digits$} ({least:.digits$}..{most:.digits$})")
 }
 
 fn new_table(header: &[&str], words: usize) -> Table {
@@ -270,7 +260,7 @@ mod tests {
         let samples: Vec<&Sample> = ours.iter().chain(&echo).collect();
         let rate = |who| figures(&samples, "loads", who, Line::per_cpu_second);
         let ratios = ratios(&rate("memsrvd"), &rate("echo"));
-        assert_eq!(spread(&ratios, 2), "0.85 (0.80..0.90)");
+        assert_eq!(spread(&ratios, 2), "0.85 (0.80 to 0.90)");
         let goal = goal_against(&samples, Contender::Echo, 0.8);
         assert_eq!((goal.kept, goal.of), (1, 1));
         assert_eq!(goal_against(&samples, Contender::Echo, 0.9).kept, 0);

@@ -5,7 +5,7 @@
 use anyhow::{ensure, Context, Result};
 
 use super::checksum::checksum;
-use super::contender::{Contender, Place};
+use super::contender::{in_turn, Contender, Place};
 use crate::guest::{vm, Cgroup, Guest, MIB};
 use crate::scenarios::programs::{compile, numpy, redis, sort, sqlite, stress, Ran};
 
@@ -93,9 +93,9 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
         for app in APPS {
             needs.push((app, one(guest, app, LOCAL, round, 100, 0)?));
         }
-        for who in plan.contenders {
+        for who in in_turn(plan.contenders, round) {
             let running = who.begin(guest, Place::Outside)?;
-            if *who == Contender::Memsrv {
+            if who == Contender::Memsrv {
                 let ns = vec![checksum()?];
                 guest.host.samples(who.name(), "checksum_ns", round, ns)?;
             }

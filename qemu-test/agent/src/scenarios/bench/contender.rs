@@ -58,6 +58,13 @@ pub struct Running {
     server: Option<Server>,
 }
 
+/// These in the order of a round: another one begins each time, so that nobody is always measured right after the floor.
+pub fn in_turn(contenders: &[Contender], round: usize) -> impl Iterator<Item = Contender> + '_ {
+    let first = round % contenders.len().max(1);
+    let (before, from) = contenders.split_at_checked(first).unwrap_or_default();
+    from.iter().chain(before).copied()
+}
+
 impl Contender {
     /// Those by which a change is held.
     pub const FEW: &'static [Self] = &[Self::Memsrv, Self::Nbd, Self::NbdOneThread, Self::Brd];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context, Result};
 
-use super::contender::{Contender, Place};
+use super::contender::{in_turn, Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
 use crate::guest::{card, module, program, vm, Guest};
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Each contender over each link, in turns.
 pub fn links(guest: &mut Guest) -> Result<()> {
-    measure(guest, 3)
+    measure(guest, 5)
 }
 
 /// The same once.
@@ -43,7 +43,7 @@ fn measure(guest: &mut Guest, rounds: usize) -> Result<()> {
     for round in 0..rounds {
         for rate in RATES {
             shape(rate)?;
-            for who in WHO {
+            for who in in_turn(&WHO, round) {
                 one(guest, who, rate, round)
                     .with_context(|| format!("{} at {rate} Mb/s", who.name()))?;
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 
 use super::checksum::checksum;
-use super::contender::{self, Contender, Place};
+use super::contender::{self, in_turn, Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
 use crate::guest::{vm, Cgroup, Guest};
@@ -68,7 +68,6 @@ pub fn quick(guest: &mut Guest) -> Result<()> {
     run(
         guest,
         &Plan {
-            rounds: 2,
             contenders: Contender::FEW,
             ..TIME
         },
@@ -83,8 +82,8 @@ fn run(guest: &mut Guest, plan: &Plan) -> Result<()> {
             let ns = vec![checksum()?];
             guest.host.samples("memsrv", "checksum_ns", round, ns)?;
         }
-        for who in plan.contenders {
-            one(guest, plan, *who, round)
+        for who in in_turn(plan.contenders, round) {
+            one(guest, plan, who, round)
                 .with_context(|| format!("{}, round {round}", who.name()))?;
         }
         guest
@@ -145,7 +144,15 @@ impl Measured<'_, '_> {
         let ns = self.evict(1)?;
         self.report("evict_ns", vec![ns])?;
         let (served, before) = (self.served_ns()?, self.timed()?);
+        let spun = self.spun()?;
         let touched = touch(program, "random", self.plan.faults)?;
+        if let (Some(before), Some(after)) = (spun, self.spun()?) {
+            self.report("fault_spins", vec![after[0] - before[0]])?;
+            self.report("fault_spins_won", vec![after[1] - before[1]])?;
+            // What it goes by when it decides whether to spin.
+            self.report("usual_load_ns", vec![after[2] * 1000])?;
+            self.report("wake_ns", vec![after[3] * 1000])?;
+        }
         if let (Some(before), Some(after)) = (before, self.timed()?) {
             self.stages(&touched, before, after)?;
         }
@@ -167,20 +174,28 @@ impl Measured<'_, '_> {
 
     /// What our module has timed: how many faults, and the nanoseconds of each stage.
     fn timed(&self) -> Result<Option<[u64; 4]>> {
-        if self.who != Contender::Memsrv {
-            return Ok(None);
-        }
-        let mut timed = [0; 4];
-        let keys = [
+        self.stats([
             "faults_timed",
             "fault_hand_ns",
             "fault_answer_ns",
             "fault_fill_ns",
-        ];
-        for (value, key) in timed.iter_mut().zip(keys) {
+        ])
+    }
+
+    /// How often a task has waited for our module's answer without sleeping, how often that was worth it, and what decides.
+    fn spun(&self) -> Result<Option<[u64; 4]>> {
+        self.stats(["spins", "spins_won", "usual_load_us", "wake_us"])
+    }
+
+    fn stats(&self, keys: [&str; 4]) -> Result<Option<[u64; 4]>> {
+        if self.who != Contender::Memsrv {
+            return Ok(None);
+        }
+        let mut values = [0; 4];
+        for (value, key) in values.iter_mut().zip(keys) {
             *value = self.guest.stat(key)?;
         }
-        Ok(Some(timed))
+        Ok(Some(values))
     }
 
     /// Where the time of these faults went, as the module has it, in the mean; what is left is the kernel's: the fault
