@@ -52,8 +52,9 @@ pub struct Look {
 }
 
 /// Those whom we know; the related have related colours.
-const LOOKS: [(&str, RGBColor, bool); 15] = [
+const LOOKS: [(&str, RGBColor, bool); 16] = [
     ("memsrv", BLUE, false),
+    ("memsrv spin_us=0", BLUE, true),
     ("memsrvd", BLUE, false),
     ("ping-pong", BLACK, true),
     ("echo", BLACK, true),

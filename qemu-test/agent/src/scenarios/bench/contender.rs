@@ -23,6 +23,8 @@ pub enum Contender {
     Memsrv,
     /// The same with `compress=lz4`.
     MemsrvLz4,
+    /// The same with `spin_us=0`: who waits for a page always sleeps.
+    MemsrvAsleep,
     /// The kernel's nbd with nbdkit's memory plugin, one connection, and nbdkit's usual 16 threads.
     Nbd,
     /// The same with one thread: the least work for a single request, whoever waits behind it.
@@ -71,6 +73,7 @@ impl Contender {
     /// All of them.
     pub const ALL: &'static [Self] = &[
         Self::Memsrv,
+        Self::MemsrvAsleep,
         Self::Nbd,
         Self::NbdOneThread,
         Self::NbdPerCpu,
@@ -86,6 +89,7 @@ impl Contender {
         match self {
             Self::Memsrv => "memsrv",
             Self::MemsrvLz4 => "memsrv lz4",
+            Self::MemsrvAsleep => "memsrv spin_us=0",
             Self::Nbd => "nbd",
             Self::NbdOneThread => "nbd -t1",
             Self::NbdPerCpu => "nbd per CPU",
@@ -94,6 +98,16 @@ impl Contender {
             Self::Zram => "zram",
             Self::Disk => "disk",
             Self::Brd => "brd",
+        }
+    }
+
+    /// The parameters of our module, if it is ours.
+    fn parameters(self) -> Option<&'static str> {
+        match self {
+            Self::Memsrv => Some("compress=none"),
+            Self::MemsrvLz4 => Some("compress=lz4"),
+            Self::MemsrvAsleep => Some("compress=none spin_us=0"),
+            _ => None,
         }
     }
 
@@ -106,13 +120,10 @@ impl Contender {
             Place::Outside => HOST_ADDRESS,
         };
         let swap = match self {
-            Self::Memsrv | Self::MemsrvLz4 => {
+            Self::Memsrv | Self::MemsrvLz4 | Self::MemsrvAsleep => {
                 let swap = Swap::on(0, 10)?;
-                let compress = match self {
-                    Self::MemsrvLz4 => "lz4",
-                    _ => "none",
-                };
-                guest.load_module(&format!("server={host} compress={compress}"))?;
+                let parameters = self.parameters().unwrap_or_default();
+                guest.load_module(&format!("server={host} {parameters}"))?;
                 swap
             }
             Self::Nbd | Self::NbdOneThread | Self::NbdPerCpu | Self::NbdServer => {
@@ -160,7 +171,7 @@ impl Contender {
             Self::NbdOneThread => Some(Other::NbdkitOneThread),
             Self::NbdServer => Some(Other::NbdServer),
             Self::Nvme => Some(Other::Nvme),
-            Self::Memsrv | Self::MemsrvLz4 | Self::Brd | Self::Zram | Self::Disk => None,
+            _ => None,
         }
     }
 
@@ -168,11 +179,11 @@ impl Contender {
     fn serve(self, guest: &mut Guest, place: Place) -> Result<Option<Server>> {
         let room = room();
         match (self, self.other(), place) {
-            (Self::Memsrv | Self::MemsrvLz4, _, Place::Outside) => {
+            (_, _, Place::Outside) if self.parameters().is_some() => {
                 guest.host.start_server(&room)?
             }
             (_, Some(other), Place::Outside) => guest.host.start_other(other)?,
-            (Self::Memsrv | Self::MemsrvLz4, _, Place::Here) => {
+            (_, _, Place::Here) if self.parameters().is_some() => {
                 let address = format!("{HERE}:{SERVER_PORT}");
                 let words = ["/memsrvd", "--listen", &address, "--capacity", &room];
                 return Server::start(false, &words, &address).map(Some);
@@ -205,7 +216,7 @@ impl Running {
         self.swap.off()?;
         let outside = self.place == Place::Outside;
         match self.who {
-            Contender::Memsrv | Contender::MemsrvLz4 => {
+            Contender::Memsrv | Contender::MemsrvLz4 | Contender::MemsrvAsleep => {
                 guest.rmmod()?;
                 if outside {
                     guest.host.stop_server()?;
