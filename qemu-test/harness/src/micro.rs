@@ -138,6 +138,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn spins_are_a_part_of_the_same_rounds_faults() {
+        let sample = |what: &str, round, values: &[u64]| Samples {
+            who: OURS.to_owned(),
+            what: what.to_owned(),
+            round,
+            values: values.to_vec(),
+        };
+        let mut samples = vec![
+            sample("fault_spins", 0, &[2]),
+            sample("fault_spins_won", 0, &[1]),
+            sample("fault_ns", 0, &[7; 4]),
+            sample("fault_ns", 1, &[7; 8]),
+            sample("fault_spins", 1, &[8]),
+            sample("fault_spins_won", 1, &[6]),
+        ];
+        let words = "Of memsrv's single faults 75.0 (50.0 to 100.0)% were waited for without sleeping, 50.0 (25.0 to 75.0)% with success.";
+        assert_eq!(spins(&samples).as_deref(), Some(words));
+        samples.retain(|samples| samples.what == "fault_ns");
+        assert_eq!(spins(&samples), None);
+    }
+
+    #[test]
     fn a_line_has_the_spread_of_rounds_and_no_tail_of_a_single_value() {
         let sample = |who: &str, what: &str, round, values: Vec<u64>| Samples {
             who: who.to_owned(),

@@ -268,3 +268,21 @@ pub fn floor(guest: &mut Guest, place: Place, pings: usize) -> Result<Vec<u64>> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_has_all_and_begins_with_another() {
+        let all = Contender::FEW;
+        let mut first = Vec::new();
+        for round in 0..all.len() {
+            let turn: Vec<Contender> = in_turn(all, round).collect();
+            assert_eq!(turn.len(), all.len());
+            assert!(all.iter().all(|who| turn.contains(who)), "{turn:?}");
+            first.extend(turn.first().copied());
+        }
+        assert_eq!(first, all);
+    }
+}
