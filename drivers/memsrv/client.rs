@@ -234,10 +234,8 @@ impl SwapHooks for Client {
         self.lane(slot).map_or(0, |lane| lane.spin_us())
     }
 
-    fn spun(&self, slot: u64, came: bool) {
-        if let Some(lane) = self.lane(slot) {
-            lane.spin.ended(came);
-        }
+    fn spun(&self, came: bool) {
+        self.shared.spin.lock().ended(came);
         let counters = &self.shared.counters;
         counters.spins.add(1);
         counters.spins_won.add(u64::from(came));

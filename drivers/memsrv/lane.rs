@@ -38,7 +38,6 @@ use super::platform::{
 use super::protocol::Slot;
 use super::refill::Source;
 use super::shared::Shared;
-use super::spin::Spin;
 use super::stages::Handed;
 use super::stats::LaneCounters;
 use super::table::Table;
@@ -102,8 +101,6 @@ pub(crate) struct Lane {
     pub(crate) number: u16,
     #[pin]
     pub(crate) state: SpinLockIrq<State>,
-    /// Whether loads are worth being waited for without sleeping.
-    pub(crate) spin: Spin,
     /// See [`own_batch`].
     own_batch: usize,
     /// How many copies would set a bit when they are acknowledged: written under the lock, read without.
@@ -200,7 +197,6 @@ impl Lane {
                 shared,
                 number,
                 state <- new_spinlock_irq!(state),
-                spin: Spin::new(),
                 own_batch: own_batch(),
                 attached: Atomic::new(0),
                 ahead_pages,

@@ -49,8 +49,13 @@ impl Lane {
         if most == 0 || !replicas.any(|replica| self.part(replica).is_up()) {
             return 0;
         }
-        let usual_us = self.state.lock().table.counters.usual_load_us();
-        self.spin.budget(usual_us, self.wake_us(), most)
+        let (usual_us, taken) = {
+            let counters = &mut self.state.lock().table.counters;
+            (counters.usual_load_us(), counters.take_taken())
+        };
+        let wake_us = self.wake_us();
+        let mut spin = self.shared.spin.lock();
+        spin.budget(taken, usual_us, wake_us, most)
     }
 
     /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others

@@ -38,7 +38,6 @@ mod relay;
 mod rx;
 mod session;
 mod shared;
-mod spin;
 mod stages;
 mod standings;
 mod stats;

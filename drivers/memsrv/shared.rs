@@ -5,7 +5,7 @@
 use super::areas::{index, Areas};
 use super::compress::Compression;
 use super::config::{Config, Server};
-use super::engine::{Clusters, Replica, Standing};
+use super::engine::{Clusters, Replica, Spin, Standing};
 use super::lane::Lane;
 use super::link::event;
 use super::platform::{sys, thread::Bell};
@@ -19,8 +19,10 @@ use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},
         new_mutex,
+        new_spinlock,
         Arc,
-        Mutex, //
+        Mutex,
+        SpinLock, //
     }, //
 };
 
@@ -60,6 +62,9 @@ pub(crate) struct Shared {
     stale: [Atomic<bool>; 2],
     /// Whether the machine hibernates, so that nothing may change on the server.
     pub(crate) frozen: Atomic<bool>,
+    /// Whether loads are worth being waited for without sleeping.
+    #[pin]
+    pub(crate) spin: SpinLock<Spin>,
     /// Folios are to be read from the disk.
     pub(crate) disk_bell: Bell,
     /// Whether nobody is to wait any more for a server, which is away.
@@ -91,6 +96,7 @@ impl Shared {
             granted: [const { Atomic::new(UNKNOWN) }; 2],
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
+            spin <- new_spinlock!(Spin::default()),
             disk_bell: Bell::new(),
             given_up: [const { Atomic::new(false) }; 2],
             hold_off_until_ms: Atomic::new(0),

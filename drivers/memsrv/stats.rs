@@ -6,13 +6,14 @@
 //! each means. What happens to pages in flight is counted under the lane's lock, so without an atomic
 //! operation of its own; what happens in the hooks, by atomic counters.
 
-use super::engine::{LoadError, Replica, StoreError};
+use super::engine::{LoadError, Replica, StoreError, Taken};
 use super::flights::Landed;
 use super::lane::Lane;
 use super::platform::sys;
 use super::shared::Shared;
 use super::stages::Stages;
 use super::table::{no_room, Group, LoadEntry};
+use core::mem;
 use kernel::{
     prelude::*,
     sync::{
@@ -83,12 +84,19 @@ pub(crate) struct LaneCounters {
     stages: Stages,
     /// What loads of one folio took of late, in microseconds: each counts for an eighth.
     usual_load_us: u32,
+    /// What they took since that was last asked.
+    taken: Taken,
 }
 
 impl LaneCounters {
     /// What a load takes these days, in microseconds.
     pub(crate) fn usual_load_us(&self) -> u32 {
         self.usual_load_us
+    }
+
+    /// What loads of one folio took since this was last asked.
+    pub(crate) fn take_taken(&mut self) -> Taken {
+        mem::take(&mut self.taken)
     }
 
     /// A page was asked for before anybody wanted it.
@@ -139,6 +147,7 @@ impl LaneCounters {
                     // What is longer is too long, whatever it is, and soon forgotten.
                     let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
                     self.usual_load_us = usual - usual / 8 + us / 8;
+                    self.taken.add(us);
                 }
             }
             Err(error) => {
@@ -338,6 +347,9 @@ impl Report {
         writeln!(f, "failed_loads_mixed {}", hooks.mixed_loads.get())?;
         writeln!(f, "usual_load_us {usual_us}")?;
         writeln!(f, "wake_us {wake_us}")?;
+        let [sleeping_us, spinning_us] = shared.spin.lock().means_us();
+        writeln!(f, "load_us_sleeping {sleeping_us}")?;
+        writeln!(f, "load_us_spinning {spinning_us}")?;
         writeln!(f, "spins {}", hooks.spins.get())?;
         writeln!(f, "spins_won {}", hooks.spins_won.get())?;
         writeln!(f, "plugged_loads {}", hooks.plugged_loads.get())?;

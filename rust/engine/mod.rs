@@ -190,6 +190,7 @@ mod ops;
 mod receiver;
 mod refill;
 mod replica;
+mod spin;
 mod stream;
 mod tail;
 mod types;
@@ -203,6 +204,7 @@ pub use ops::{OpSlot, FREE_LIMIT};
 pub use receiver::{Event, Receiver, Want};
 pub use refill::REFILLS;
 pub use replica::{Clusters, Replica, Standing};
+pub use spin::{Spin, Taken};
 pub use stream::Stream;
 pub use tail::Tail;
 pub use types::{

@@ -60,8 +60,8 @@ pub(crate) trait SwapHooks: Send + Sync + 'static {
     fn unplugged(&self, may_sleep: bool);
     /// For how many microseconds it is worth waiting, without sleeping, for the load of a slot.
     fn spin_us(&self, slot: u64) -> u32;
-    /// The load of a slot was waited for without sleeping; whether it came in that time.
-    fn spun(&self, slot: u64, came: bool);
+    /// A load was waited for without sleeping; whether it came in that time.
+    fn spun(&self, came: bool);
 }
 
 /// Where the hooks find their object: set while a [`Registration`] lives.
@@ -346,7 +346,7 @@ unsafe fn spin<H: SwapHooks>(hooks: &H, folio: *mut kernel_bindings::folio, slot
     if us > 0 {
         // SAFETY: The caller's promise.
         let came = unsafe { bindings::memsrv_spin_on(folio, us) };
-        hooks.spun(slot, came);
+        hooks.spun(came);
     }
 }
 

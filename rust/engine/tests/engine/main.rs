@@ -35,6 +35,8 @@ mod receiver;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
+mod spin;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod tail;

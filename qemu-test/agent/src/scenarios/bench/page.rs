@@ -152,6 +152,8 @@ impl Measured<'_, '_> {
             // What it goes by when it decides whether to spin.
             self.report("usual_load_ns", vec![after[2] * 1000])?;
             self.report("wake_ns", vec![after[3] * 1000])?;
+            self.report("load_sleeping_ns", vec![after[4] * 1000])?;
+            self.report("load_spinning_ns", vec![after[5] * 1000])?;
         }
         if let (Some(before), Some(after)) = (before, self.timed()?) {
             self.stages(&touched, before, after)?;
@@ -183,15 +185,22 @@ impl Measured<'_, '_> {
     }
 
     /// How often a task has waited for our module's answer without sleeping, how often that was worth it, and what decides.
-    fn spun(&self) -> Result<Option<[u64; 4]>> {
-        self.stats(["spins", "spins_won", "usual_load_us", "wake_us"])
+    fn spun(&self) -> Result<Option<[u64; 6]>> {
+        self.stats([
+            "spins",
+            "spins_won",
+            "usual_load_us",
+            "wake_us",
+            "load_us_sleeping",
+            "load_us_spinning",
+        ])
     }
 
-    fn stats(&self, keys: [&str; 4]) -> Result<Option<[u64; 4]>> {
+    fn stats<const N: usize>(&self, keys: [&str; N]) -> Result<Option<[u64; N]>> {
         if self.who != Contender::Memsrv {
             return Ok(None);
         }
-        let mut values = [0; 4];
+        let mut values = [0; N];
         for (value, key) in values.iter_mut().zip(keys) {
             *value = self.guest.stat(key)?;
         }
