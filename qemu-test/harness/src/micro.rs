@@ -33,6 +33,9 @@ pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
     if let Some(words) = spins(&samples) {
         println!("{words}");
     }
+    if let Some(words) = slow(&samples) {
+        println!("{words}");
+    }
     recording.keep(tree, samples, |results| &mut results.page)?;
     Ok(true)
 }
@@ -112,6 +115,28 @@ pub fn spins(samples: &[Samples]) -> Option<String> {
     ))
 }
 
+/// In how many single faults of all rounds, ours and the floor's, which took a millisecond or more, a stage did so.
+pub fn slow(samples: &[Samples]) -> Option<String> {
+    let of = |who: &'static str, what: &'static str| {
+        let of = samples
+            .iter()
+            .filter(move |of| of.who == who && of.what == what);
+        of.flat_map(|of| of.values.iter().copied())
+    };
+    let faults = |who| of(who, "fault_ns").filter(|&ns| ns >= 1 << 20).count();
+    let stage = |what| of(OURS, what).reduce(|sum, n| sum + n);
+    let (hand, answer, fill) = (
+        stage("slow_hand")?,
+        stage("slow_answer")?,
+        stage("slow_fill")?,
+    );
+    Some(format!(
+        "{} of them took 1.05 ms or more, of which one stage did so: {hand} until handed to TCP, {answer} until the answer, {fill} until the page was filled; of as many of {FLOOR} {} did.",
+        faults(OURS),
+        faults(FLOOR),
+    ))
+}
+
 fn us(rounds: &BTreeMap<usize, f64>) -> Vec<f64> {
     rounds.values().map(|ns| ns / 1000.0).collect()
 }
@@ -157,6 +182,34 @@ mod tests {
         assert_eq!(spins(&samples).as_deref(), Some(words));
         samples.retain(|samples| samples.what == "fault_ns");
         assert_eq!(spins(&samples), None);
+    }
+
+    #[test]
+    fn slow_faults_of_all_rounds_are_counted_and_so_are_their_stages() {
+        let sample = |who: &str, what: &str, values: &[u64]| Samples {
+            who: who.to_owned(),
+            what: what.to_owned(),
+            round: 0,
+            values: values.to_vec(),
+        };
+        let mut samples = vec![
+            sample(OURS, "fault_ns", &[1 << 20, 5_000_000, 7]),
+            sample(OURS, "fault_ns", &[2_000_000]),
+            sample(OURS, "slow_hand", &[1]),
+            sample(OURS, "slow_hand", &[1]),
+            sample(OURS, "slow_answer", &[4]),
+            sample(OURS, "slow_fill", &[0]),
+            sample(FLOOR, "fault_ns", &[(1 << 20) - 1, 3_000_000]),
+        ];
+        let words = slow(&samples).unwrap();
+        assert!(words.starts_with("3 of them"), "{words}");
+        assert!(
+            words.contains(": 2 until handed to TCP, 4 until the answer, 0 until"),
+            "{words}"
+        );
+        assert!(words.ends_with("of ping-pong 1 did."), "{words}");
+        samples.retain(|samples| samples.what != "slow_fill");
+        assert_eq!(slow(&samples), None);
     }
 
     #[test]

@@ -10,8 +10,14 @@ use super::checksum::checksum;
 use super::contender::{self, in_turn, Contender, Place};
 use super::evict::evict;
 use crate::guest::ordered::Ordered;
-use crate::guest::{vm, Cgroup, Guest};
+use crate::guest::{module, vm, Cgroup, Guest};
 use crate::touch::Touched;
+
+/// The stages of a fault that the module times.
+const STAGES: [&str; 3] = ["hand", "answer", "fill"];
+
+/// The first bucket of its histograms that a slow one is in.
+const SLOW: usize = 21;
 
 /// What is measured, of whom, where.
 struct Plan {
@@ -144,7 +150,7 @@ impl Measured<'_, '_> {
         let ns = self.evict(1)?;
         self.report("evict_ns", vec![ns])?;
         let (served, before) = (self.served_ns()?, self.timed()?);
-        let spun = self.spun()?;
+        let (spun, slow) = (self.spun()?, self.slow()?);
         let touched = touch(program, "random", self.plan.faults)?;
         if let (Some(before), Some(after)) = (spun, self.spun()?) {
             self.report("fault_spins", vec![after[0] - before[0]])?;
@@ -154,6 +160,11 @@ impl Measured<'_, '_> {
             self.report("wake_ns", vec![after[3] * 1000])?;
             self.report("load_sleeping_ns", vec![after[4] * 1000])?;
             self.report("load_spinning_ns", vec![after[5] * 1000])?;
+        }
+        if let (Some(before), Some(after)) = (slow, self.slow()?) {
+            for (stage, (before, after)) in STAGES.into_iter().zip(before.into_iter().zip(after)) {
+                self.report(&format!("slow_{stage}"), vec![after - before])?;
+            }
         }
         if let (Some(before), Some(after)) = (before, self.timed()?) {
             self.stages(&touched, before, after)?;
@@ -194,6 +205,19 @@ impl Measured<'_, '_> {
             "load_us_sleeping",
             "load_us_spinning",
         ])
+    }
+
+    /// In how many faults each stage took 2^20 ns, a millisecond, or more.
+    fn slow(&self) -> Result<Option<[u64; 3]>> {
+        if self.who != Contender::Memsrv {
+            return Ok(None);
+        }
+        let mut counts = [0; 3];
+        for (count, stage) in counts.iter_mut().zip(STAGES) {
+            let histogram = module::histogram(&format!("fault_{stage}_ns_log2"))?;
+            *count = histogram.iter().skip(SLOW).sum();
+        }
+        Ok(Some(counts))
     }
 
     fn stats<const N: usize>(&self, keys: [&str; N]) -> Result<Option<[u64; N]>> {
