@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
-use qemu_test_results::figures::{quantile, spread};
+use qemu_test_results::figures::{float, middle, quantile, spread};
 use qemu_test_wire::Samples;
 
 use crate::checksum;
@@ -29,7 +29,7 @@ pub fn run(tree: &Tree, quick: bool) -> Result<bool> {
     let Some(samples) = measure::run(tree, name)? else {
         return Ok(false);
     };
-    println!("\n{}", table(&samples));
+    println!("\n{}\n\n{}", table(&samples), spent(&samples));
     recording.keep(tree, samples, |results| &mut results.apps)?;
     Ok(true)
 }
@@ -130,9 +130,111 @@ pub fn table(samples: &[Samples]) -> Table {
     table
 }
 
+/// What programs spent their time on, in seconds, medians of the rounds: user mode, the kernel, and waiting for memory,
+/// which may overlap where a program has several tasks. And for each fault that read something, the wait in microseconds.
+pub fn spent(samples: &[Samples]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(ASCII_MARKDOWN);
+    table.set_header([
+        "program",
+        "memory",
+        "whose",
+        "time, s",
+        "user",
+        "kernel",
+        "waited",
+        "faults",
+        "us waited for each",
+    ]);
+    let mut rounds: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
+    for samples in samples {
+        if let Some((of, what)) = split(&samples.what) {
+            let values = rounds.entry((of, &samples.who, what)).or_default();
+            values.extend(samples.values.iter().copied().map(float));
+        }
+    }
+    let keys: BTreeSet<(&str, &str)> = rounds.keys().map(|(of, who, _)| (*of, *who)).collect();
+    for (of, who) in keys {
+        let median = |what| rounds.get(&(of, who, what)).map(|values| middle(values));
+        let (Some(user), Some(system), Some(waited), Some(faults), Some(ns)) = (
+            median("user_us"),
+            median("system_us"),
+            median("waited_us"),
+            median("faults"),
+            median("ns"),
+        ) else {
+            continue;
+        };
+        let Some((app, share)) = of.rsplit_once('_') else {
+            continue;
+        };
+        let seconds = |us: f64| format!("{:.2}", us / 1e6);
+        let each = (faults > 0.0).then(|| format!("{:.0}", waited / faults));
+        table.add_row([
+            app.to_owned(),
+            format!("{share}%"),
+            who.to_owned(),
+            seconds(ns / 1000.0),
+            seconds(user),
+            seconds(system),
+            seconds(waited),
+            format!("{faults:.0}"),
+            each.unwrap_or_default(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// `redis_50_user_us` is `redis_50`'s `user_us`.
+fn split(what: &str) -> Option<(&str, &str)> {
+    let end = what.find(|c: char| c.is_ascii_digit())?;
+    let digits = what.get(end..)?.find('_')?;
+    let (of, what) = what.split_at_checked(end.checked_add(digits)?)?;
+    Some((of, what.strip_prefix('_')?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_tells_what_the_time_was_spent_on() {
+        let sample = |what: &str, round, value: u64| Samples {
+            who: OURS.to_owned(),
+            what: format!("stress-ng_50_{what}"),
+            round,
+            values: vec![value],
+        };
+        let mut samples = vec![sample("kills", 1, 1)];
+        for (round, value) in [1_000_000, 3_000_000, 9_000_000].into_iter().enumerate() {
+            samples.push(sample("user_us", round, value));
+            samples.push(sample("system_us", round, 2 * value));
+            samples.push(sample("waited_us", round, 4 * value));
+            samples.push(sample("faults", round, value / 100));
+        }
+        assert_eq!(spent(&samples).row_count(), 0, "no time");
+        samples.push(sample("ns", 0, 20_000_000_000));
+        let table = spent(&samples).to_string();
+        let line = table.lines().last().unwrap();
+        let words: Vec<&str> = line.split('|').map(str::trim).collect();
+        let wanted = [
+            "",
+            "stress-ng",
+            "50%",
+            OURS,
+            "20.00",
+            "3.00",
+            "6.00",
+            "12.00",
+            "30000",
+            "400",
+            "",
+        ];
+        assert_eq!(words, wanted);
+    }
 
     #[test]
     fn a_line_tells_how_many_times_as_long_each_takes() {

@@ -87,6 +87,9 @@ fn page(results: &Results, pictures: &[String]) -> String {
         if let Some(words) = micro::spins(&page.samples) {
             add(words);
         }
+        if let Some(words) = micro::slow(&page.samples) {
+            add(words);
+        }
     }
     if let Some(links) = &results.links {
         add("## links: what a page takes over narrow links".to_owned());
@@ -95,6 +98,7 @@ fn page(results: &Results, pictures: &[String]) -> String {
     if let Some(apps) = &results.apps {
         add("## apps: how many times as long programs take".to_owned());
         add(apps::table(&apps.samples).to_string());
+        add(apps::spent(&apps.samples).to_string());
     }
     if let Some(server) = &results.server {
         add("## server: memsrvd natively".to_owned());

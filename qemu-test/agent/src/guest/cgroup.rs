@@ -15,6 +15,17 @@ pub struct Cgroup {
     name: String,
 }
 
+/// What the tasks of a cgroup have done so far.
+pub struct Spent {
+    /// With a processor, in user mode and in the kernel.
+    pub user_us: u64,
+    pub system_us: u64,
+    /// At least one waited for memory.
+    pub waited_us: u64,
+    /// Faults for which something was read.
+    pub faults: u64,
+}
+
 impl Cgroup {
     /// Makes the cgroup, with a limit in MiB (0: none).
     pub fn new(name: &str, limit_mib: u64) -> Result<Self> {
@@ -117,6 +128,30 @@ impl Cgroup {
     /// How many of its processes the kernel has killed because it was at its limit.
     pub fn oom_kills(&self) -> Result<u64> {
         vm::number(&self.path("memory.events"), "oom_kill")
+    }
+
+    /// For how long its tasks had a processor, and for how long at least one of them waited for memory (to come back, to be
+    /// made free), in microseconds.
+    pub fn spent_us(&self) -> Result<Spent> {
+        let path = self.path("memory.pressure");
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let waited_us = text
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("some ")?
+                    .rsplit_once("total=")?
+                    .1
+                    .parse()
+                    .ok()
+            })
+            .with_context(|| format!("{path} says {text:?}"))?;
+        let cpu = self.path("cpu.stat");
+        Ok(Spent {
+            user_us: vm::number(&cpu, "user_usec")?,
+            system_us: vm::number(&cpu, "system_usec")?,
+            waited_us,
+            faults: self.statistic("pgmajfault")?,
+        })
     }
 
     fn statistic(&self, name: &str) -> Result<u64> {

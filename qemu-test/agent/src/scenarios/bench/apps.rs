@@ -131,7 +131,7 @@ fn one(
     let before = moved()?;
     let ran = (app.run)(&cgroup).with_context(|| name.clone());
     let pages = moved()?.saturating_sub(before);
-    let used = cgroup.number("memory.peak")?;
+    let (used, spent) = (cgroup.number("memory.peak")?, cgroup.spent_us()?);
     let kills = cgroup.oom_kills()?;
     let ran = match ran {
         // With ours the error may be a wrong byte that was found: no kill excuses it.
@@ -158,10 +158,17 @@ fn one(
         used / MIB
     );
     guest.host.note(words)?;
-    let what = format!("{}_{share}_pages", app.name);
-    guest.host.samples(who, &what, round, vec![pages])?;
-    let what = format!("{}_{share}_ns", app.name);
-    guest.host.samples(who, &what, round, vec![ran.ns])?;
+    for (what, value) in [
+        ("pages", pages),
+        ("faults", spent.faults),
+        ("user_us", spent.user_us),
+        ("system_us", spent.system_us),
+        ("waited_us", spent.waited_us),
+        ("ns", ran.ns),
+    ] {
+        let what = format!("{}_{share}_{what}", app.name);
+        guest.host.samples(who, &what, round, vec![value])?;
+    }
     Ok(used)
 }
 
