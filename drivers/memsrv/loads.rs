@@ -55,7 +55,9 @@ impl Lane {
         };
         let wake_us = self.wake_us();
         let mut spin = self.shared.spin.lock();
-        spin.budget(taken, usual_us, wake_us, most)
+        let us = spin.budget(taken, usual_us, wake_us, most);
+        self.shared.spinning.store(spin.is_spinning(), Relaxed);
+        us
     }
 
     /// Asks again for the folios whose reads were given up. Does not wait: this is the thread that others
@@ -97,6 +99,7 @@ impl Lane {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
+        entry.spinning = self.shared.spinning.load(Relaxed);
         match self.ask(slot, entry, plug) {
             Err(entry) if self.shared.config.through => {
                 self.read_from_disk(entry);

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     /// Whether loads are worth being waited for without sleeping.
     #[pin]
     pub(crate) spin: SpinLock<Spin>,
+    /// What it says to loads that begin, without its lock.
+    pub(crate) spinning: Atomic<bool>,
     /// Folios are to be read from the disk.
     pub(crate) disk_bell: Bell,
     /// Whether nobody is to wait any more for a server, which is away.
@@ -97,6 +99,7 @@ impl Shared {
             stale: [const { Atomic::new(false) }; 2],
             frozen: Atomic::new(false),
             spin <- new_spinlock!(Spin::default()),
+            spinning: Atomic::new(Spin::default().is_spinning()),
             disk_bell: Bell::new(),
             given_up: [const { Atomic::new(false) }; 2],
             hold_off_until_ms: Atomic::new(0),

@@ -84,8 +84,8 @@ pub(crate) struct LaneCounters {
     stages: Stages,
     /// What loads of one folio took of late, in microseconds: each counts for an eighth.
     usual_load_us: u32,
-    /// What they took since that was last asked.
-    taken: Taken,
+    /// What they took since that was last asked, where tasks slept when they began, and where they spun.
+    taken: [Taken; 2],
 }
 
 impl LaneCounters {
@@ -95,7 +95,7 @@ impl LaneCounters {
     }
 
     /// What loads of one folio took since this was last asked.
-    pub(crate) fn take_taken(&mut self) -> Taken {
+    pub(crate) fn take_taken(&mut self) -> [Taken; 2] {
         mem::take(&mut self.taken)
     }
 
@@ -147,7 +147,9 @@ impl LaneCounters {
                     // What is longer is too long, whatever it is, and soon forgotten.
                     let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
                     self.usual_load_us = usual - usual / 8 + us / 8;
-                    self.taken.add(us);
+                    if let Some(taken) = self.taken.get_mut(usize::from(entry.spinning)) {
+                        taken.add(us, usual);
+                    }
                 }
             }
             Err(error) => {

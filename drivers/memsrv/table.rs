@@ -52,6 +52,8 @@ pub(crate) struct LoadEntry {
     pub(crate) patient: bool,
     /// Asked with no others, by a task that waits for just this.
     pub(crate) alone: bool,
+    /// Asked in a phase in which tasks spin.
+    pub(crate) spinning: bool,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
     /// Who may have it is waited for no more.
@@ -72,6 +74,7 @@ impl LoadEntry {
             came: None,
             patient: sys::current_is_swapoff(),
             alone: !sys::has_plug(),
+            spinning: false,
             damaged: 0,
             given_up: false,
         }
@@ -87,6 +90,7 @@ impl LoadEntry {
             came: None,
             patient: false,
             alone: false,
+            spinning: false,
             damaged: 0,
             given_up: false,
         }

@@ -27,7 +27,10 @@ const PHASE: u32 = 16;
 const FIRST_GAP: u32 = 2;
 const MOST_GAP: u32 = 64;
 
-/// What loads took that a task waited for, since that was last asked.
+/// The longest load that counts, of what is usual: one that met an accident would decide for many.
+const MOST_USUAL: u32 = 4;
+
+/// What loads took that a task waited for, since that was last asked: of those that began in phases of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// How many loads there were.
@@ -37,10 +40,14 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// One more that took so many microseconds.
-    pub fn add(&mut self, us: u32) {
+    /// One more that took so many microseconds, where `usual_us` are usual, or 0 where that is not known.
+    pub fn add(&mut self, us: u32, usual_us: u32) {
+        let most = match usual_us {
+            0 => u32::MAX,
+            usual_us => usual_us.saturating_mul(MOST_USUAL),
+        };
         self.loads = self.loads.saturating_add(1);
-        self.us = self.us.saturating_add(us);
+        self.us = self.us.saturating_add(us.min(most));
     }
 }
 
@@ -83,9 +90,15 @@ impl Default for Spin {
 }
 
 impl Spin {
+    /// Whether this phase is one of spins: which loads that begin now count for.
+    pub fn is_spinning(&self) -> bool {
+        self.spinning
+    }
+
     /// For how many microseconds to spin, `most` at the most, where a load usually takes `usual_us` and a wake-up
-    /// `wake_us`; and what loads have taken since that was last asked.
-    pub fn budget(&mut self, taken: Taken, usual_us: u32, wake_us: u32, most: u32) -> u32 {
+    /// `wake_us`; and what loads have taken since that was last asked, those that began in phases in which tasks sleep,
+    /// and spin.
+    pub fn budget(&mut self, taken: [Taken; 2], usual_us: u32, wake_us: u32, most: u32) -> u32 {
         self.look(taken, wake_us);
         if !self.spinning || usual_us > most.min(wake_us.saturating_mul(WORTH)) {
             return 0;
@@ -113,7 +126,9 @@ impl Spin {
         [self.sleeping_us, self.spinning_us]
     }
 
-    fn look(&mut self, taken: Taken, wake_us: u32) {
+    fn look(&mut self, [sleeping, spinning]: [Taken; 2], wake_us: u32) {
+        // What began in the other kind of phase, and took until now, tells nothing of this one.
+        let taken = if self.spinning { spinning } else { sleeping };
         self.taken.loads = self.taken.loads.saturating_add(taken.loads);
         self.taken.us = self.taken.us.saturating_add(taken.us);
         if self.taken.loads < PHASE {

@@ -131,7 +131,8 @@ pub fn table(samples: &[Samples]) -> Table {
 }
 
 /// What programs spent their time on, in seconds, medians of the rounds: user mode, the kernel, and waiting for memory,
-/// which may overlap where a program has several tasks. And for each fault that read something, the wait in microseconds.
+/// which may overlap where a program has several tasks. For each fault that read something, the wait in microseconds;
+/// for each page that reclaim freed, how many it looked at.
 pub fn spent(samples: &[Samples]) -> Table {
     let mut table = Table::new();
     table.load_preset(ASCII_MARKDOWN);
@@ -145,6 +146,7 @@ pub fn spent(samples: &[Samples]) -> Table {
         "waited",
         "faults",
         "us waited for each",
+        "scanned/freed",
     ]);
     let mut rounds: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
     for samples in samples {
@@ -170,6 +172,9 @@ pub fn spent(samples: &[Samples]) -> Table {
         };
         let seconds = |us: f64| format!("{:.2}", us / 1e6);
         let each = (faults > 0.0).then(|| format!("{:.0}", waited / faults));
+        let (scanned, freed) = (median("scanned"), median("freed"));
+        let scans = scanned.zip(freed).filter(|(_, freed)| *freed > 0.0);
+        let scans = scans.map(|(scanned, freed)| format!("{:.1}", scanned / freed));
         table.add_row([
             app.to_owned(),
             format!("{share}%"),
@@ -180,6 +185,7 @@ pub fn spent(samples: &[Samples]) -> Table {
             seconds(waited),
             format!("{faults:.0}"),
             each.unwrap_or_default(),
+            scans.unwrap_or_default(),
         ]);
     }
     for column in table.column_iter_mut().skip(3) {
@@ -214,6 +220,8 @@ mod tests {
             samples.push(sample("system_us", round, 2 * value));
             samples.push(sample("waited_us", round, 4 * value));
             samples.push(sample("faults", round, value / 100));
+            samples.push(sample("scanned", round, 3 * value));
+            samples.push(sample("freed", round, 2 * value));
         }
         assert_eq!(spent(&samples).row_count(), 0, "no time");
         samples.push(sample("ns", 0, 20_000_000_000));
@@ -231,6 +239,7 @@ mod tests {
             "12.00",
             "30000",
             "400",
+            "1.5",
             "",
         ];
         assert_eq!(words, wanted);

@@ -24,6 +24,9 @@ pub struct Spent {
     pub waited_us: u64,
     /// Faults for which something was read.
     pub faults: u64,
+    /// Pages that reclaim looked at, and freed.
+    pub scanned: u64,
+    pub freed: u64,
 }
 
 impl Cgroup {
@@ -151,6 +154,8 @@ impl Cgroup {
             system_us: vm::number(&cpu, "system_usec")?,
             waited_us,
             faults: self.statistic("pgmajfault")?,
+            scanned: self.statistic("pgscan")?,
+            freed: self.statistic("pgsteal")?,
         })
     }
 

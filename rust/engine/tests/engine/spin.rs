@@ -5,35 +5,59 @@
 use super::common::config;
 use memsrv_engine::{Spin, Taken};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const WAKE_US: u32 = 50;
 const MOST_US: u32 = 2000;
 
+/// Nothing has come since.
+const NOTHING: [Taken; 2] = [Taken { loads: 0, us: 0 }; 2];
+
 /// A machine on which a load takes so long if tasks sleep, or spin.
 struct Machine {
+    tasks: usize,
     sleeping_us: u32,
     spinning_us: u32,
+    /// One load in so many takes 10 ms.
+    accidents: u32,
 }
 
 impl Machine {
-    /// How many of so many loads are waited for without sleeping; each of these is won.
+    fn new(sleeping_us: u32, spinning_us: u32) -> Self {
+        Self {
+            tasks: 1,
+            sleeping_us,
+            spinning_us,
+            accidents: u32::MAX,
+        }
+    }
+
+    /// How many of so many loads are waited for without sleeping; each of these is won. Each task asks for the next one
+    /// when it has the last.
     fn spins(&self, spin: &mut Spin, loads: u32) -> u32 {
-        let mut spins = 0;
-        for _ in 0..loads {
-            let mut taken = Taken::default();
-            // What it will have taken is known when the next one begins; here, at once, for both are the same then.
-            let us = spin.budget(Taken::default(), 100, WAKE_US, MOST_US);
-            let spun = us > 0;
+        // When a load ends, whose it is, whether it began in a phase of spins, and what it took.
+        let mut under_way: BTreeSet<(u64, usize, bool, u32)> =
+            (0..self.tasks).map(|task| (0, task, false, 0)).collect();
+        let mut taken = NOTHING;
+        let (mut spins, mut usual_us) = (0, 0);
+        for n in 1..=loads {
+            let (now, task, spinning, us) = under_way.pop_first().unwrap();
+            if us > 0 {
+                taken[usize::from(spinning)].add(us, usual_us);
+                usual_us = usual_us - usual_us / 8 + us / 8;
+            }
+            let spinning = spin.is_spinning();
+            let spun = spin.budget(std::mem::take(&mut taken), 100, WAKE_US, MOST_US) > 0;
             if spun {
                 spin.ended(true);
                 spins += 1;
             }
-            taken.add(if spun {
-                self.spinning_us
-            } else {
-                self.sleeping_us
-            });
-            spin.budget(taken, 100, WAKE_US, MOST_US);
+            let us = match (n % self.accidents, spun) {
+                (0, _) => 10_000,
+                (_, true) => self.spinning_us,
+                (_, false) => self.sleeping_us,
+            };
+            under_way.insert((now + u64::from(us), task, spinning, us));
         }
         spins
     }
@@ -41,10 +65,7 @@ impl Machine {
 
 #[test]
 fn spins_where_that_makes_loads_quicker() {
-    let machine = Machine {
-        sleeping_us: 300,
-        spinning_us: 280,
-    };
+    let machine = Machine::new(300, 280);
     let spins = machine.spins(&mut Spin::default(), 10_000);
     assert!(spins > 9_500, "{spins} of 10000");
 }
@@ -52,20 +73,14 @@ fn spins_where_that_makes_loads_quicker() {
 #[test]
 fn a_wake_up_counts_for_sleeping() {
     // A little slower, but by less than a wake-up.
-    let machine = Machine {
-        sleeping_us: 300,
-        spinning_us: 330,
-    };
+    let machine = Machine::new(300, 330);
     let spins = machine.spins(&mut Spin::default(), 10_000);
     assert!(spins > 9_500, "{spins} of 10000");
 }
 
 #[test]
 fn sleeps_where_spinning_takes_the_time_of_who_makes_the_pages_come() {
-    let machine = Machine {
-        sleeping_us: 300,
-        spinning_us: 600,
-    };
+    let machine = Machine::new(300, 600);
     let spins = machine.spins(&mut Spin::default(), 10_000);
     assert!(spins < 500, "{spins} of 10000");
     assert!(spins > 0, "it was never tried");
@@ -73,16 +88,7 @@ fn sleeps_where_spinning_takes_the_time_of_who_makes_the_pages_come() {
 
 #[test]
 fn finds_out_when_it_begins_to_pay_and_when_it_no_longer_does() {
-    let (idle, busy) = (
-        Machine {
-            sleeping_us: 300,
-            spinning_us: 280,
-        },
-        Machine {
-            sleeping_us: 300,
-            spinning_us: 600,
-        },
-    );
+    let (idle, busy) = (Machine::new(300, 280), Machine::new(300, 600));
     let mut spin = Spin::default();
     for _ in 0..3 {
         // As long as a trial is left out, and then some.
@@ -97,14 +103,8 @@ fn finds_out_when_it_begins_to_pay_and_when_it_no_longer_does() {
 
 #[test]
 fn one_slow_moment_is_soon_forgotten() {
-    let usual = Machine {
-        sleeping_us: 300,
-        spinning_us: 280,
-    };
-    let slow = Machine {
-        sleeping_us: 300,
-        spinning_us: 5_000,
-    };
+    let usual = Machine::new(300, 280);
+    let slow = Machine::new(300, 5_000);
     let mut spin = Spin::default();
     usual.spins(&mut spin, 10_000);
     // Until it no longer spins.
@@ -114,13 +114,50 @@ fn one_slow_moment_is_soon_forgotten() {
 }
 
 #[test]
+fn what_is_under_way_when_phases_change_does_not_count_for_the_next() {
+    for tasks in [1, 4, 8, 16, 64] {
+        let good = Machine {
+            tasks,
+            ..Machine::new(300, 280)
+        };
+        let spins = good.spins(&mut Spin::default(), 40_000);
+        assert!(
+            spins > 36_000,
+            "{tasks} tasks: {spins} of 40000 where it pays"
+        );
+        let bad = Machine {
+            tasks,
+            ..Machine::new(300, 600)
+        };
+        let spins = bad.spins(&mut Spin::default(), 40_000);
+        assert!(
+            spins < 4_000,
+            "{tasks} tasks: {spins} of 40000 where it does not"
+        );
+    }
+}
+
+#[test]
+fn an_accident_does_not_decide() {
+    let good = Machine {
+        accidents: 100,
+        ..Machine::new(300, 280)
+    };
+    let spins = good.spins(&mut Spin::default(), 40_000);
+    assert!(spins > 36_000, "{spins} of 40000 where it pays");
+    let bad = Machine {
+        accidents: 100,
+        ..Machine::new(300, 600)
+    };
+    let spins = bad.spins(&mut Spin::default(), 40_000);
+    assert!(spins < 4_000, "{spins} of 40000 where it does not");
+}
+
+#[test]
 fn says_what_loads_took() {
     let mut spin = Spin::default();
     assert_eq!(spin.means_us(), [0, 0]);
-    let machine = Machine {
-        sleeping_us: 300,
-        spinning_us: 600,
-    };
+    let machine = Machine::new(300, 600);
     machine.spins(&mut spin, 100);
     assert_eq!(spin.means_us(), [300, 600]);
 }
@@ -131,7 +168,7 @@ fn after_each_further_loss_twice_as_many_are_left_out() {
     let mut left_out = || {
         spin.ended(false);
         let mut n = 0;
-        while spin.budget(Taken::default(), 100, WAKE_US, MOST_US) == 0 {
+        while spin.budget(NOTHING, 100, WAKE_US, MOST_US) == 0 {
             n += 1;
         }
         n
@@ -140,13 +177,13 @@ fn after_each_further_loss_twice_as_many_are_left_out() {
     assert_eq!(losses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
     spin.ended(true);
     spin.ended(false);
-    assert_eq!(spin.budget(Taken::default(), 100, WAKE_US, MOST_US), 0);
-    assert_ne!(spin.budget(Taken::default(), 100, WAKE_US, MOST_US), 0);
+    assert_eq!(spin.budget(NOTHING, 100, WAKE_US, MOST_US), 0);
+    assert_ne!(spin.budget(NOTHING, 100, WAKE_US, MOST_US), 0);
 }
 
 #[test]
 fn a_long_load_is_slept_for() {
-    let budget = |usual_us, most| Spin::default().budget(Taken::default(), usual_us, WAKE_US, most);
+    let budget = |usual_us, most| Spin::default().budget(NOTHING, usual_us, WAKE_US, most);
     assert_eq!(budget(500, MOST_US), 1020);
     assert_eq!(budget(501, MOST_US), 0, "more than ten wake-ups");
     assert_eq!(budget(100, 99), 0, "more than is allowed");
@@ -165,7 +202,7 @@ proptest! {
     ) {
         let mut spin = Spin::default();
         for (loads, us, usual_us, wake_us, won) in seen {
-            let budget = spin.budget(Taken { loads, us }, usual_us, wake_us, most);
+            let budget = spin.budget([Taken { loads, us }; 2], usual_us, wake_us, most);
             prop_assert!(budget <= most);
             if budget > 0 {
                 spin.ended(won);

@@ -161,6 +161,8 @@ fn one(
     for (what, value) in [
         ("pages", pages),
         ("faults", spent.faults),
+        ("scanned", spent.scanned),
+        ("freed", spent.freed),
         ("user_us", spent.user_us),
         ("system_us", spent.system_us),
         ("waited_us", spent.waited_us),
