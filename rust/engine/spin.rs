@@ -58,19 +58,16 @@ pub struct Spin {
     left_out: u32,
     /// How many are left out after the next loss.
     penalty: u32,
-    /// Whether this phase is one of spins.
-    spinning: bool,
-    /// What its loads have taken so far.
+    /// What the loads of this phase have taken so far.
     taken: Taken,
-    /// What was quicker in the end.
+    /// Whether spinning was quicker in the end.
     better: bool,
-    /// The phases until the other is tried, and how many that were.
+    /// The phases until the other is tried, which it is when there are none, and how many that were.
     left: u32,
     gap: u32,
     /// What a load takes where tasks sleep, and where they spin, in microseconds: of what is better each phase
     /// counts for a half, of the other the last. 0 before one was seen.
-    sleeping_us: u32,
-    spinning_us: u32,
+    means_us: [u32; 2],
 }
 
 impl Default for Spin {
@@ -78,13 +75,11 @@ impl Default for Spin {
         Self {
             left_out: 0,
             penalty: 1,
-            spinning: true,
             taken: Taken::default(),
             better: true,
             left: 1,
             gap: FIRST_GAP,
-            sleeping_us: 0,
-            spinning_us: 0,
+            means_us: [0; 2],
         }
     }
 }
@@ -92,7 +87,7 @@ impl Default for Spin {
 impl Spin {
     /// Whether this phase is one of spins: which loads that begin now count for.
     pub fn is_spinning(&self) -> bool {
-        self.spinning
+        self.better == (self.left > 0)
     }
 
     /// For how many microseconds to spin, `most` at the most, where a load usually takes `usual_us` and a wake-up
@@ -100,7 +95,7 @@ impl Spin {
     /// and spin.
     pub fn budget(&mut self, taken: [Taken; 2], usual_us: u32, wake_us: u32, most: u32) -> u32 {
         self.look(taken, wake_us);
-        if !self.spinning || usual_us > most.min(wake_us.saturating_mul(WORTH)) {
+        if !self.is_spinning() || usual_us > most.min(wake_us.saturating_mul(WORTH)) {
             return 0;
         }
         if self.left_out > 0 {
@@ -123,12 +118,16 @@ impl Spin {
 
     /// What a load takes where tasks sleep, and where they spin, in microseconds; 0 before one was seen.
     pub fn means_us(&self) -> [u32; 2] {
-        [self.sleeping_us, self.spinning_us]
+        self.means_us
     }
 
     fn look(&mut self, [sleeping, spinning]: [Taken; 2], wake_us: u32) {
         // What began in the other kind of phase, and took until now, tells nothing of this one.
-        let taken = if self.spinning { spinning } else { sleeping };
+        let taken = if self.is_spinning() {
+            spinning
+        } else {
+            sleeping
+        };
         self.taken.loads = self.taken.loads.saturating_add(taken.loads);
         self.taken.us = self.taken.us.saturating_add(taken.us);
         if self.taken.loads < PHASE {
@@ -136,11 +135,12 @@ impl Spin {
         }
         let now = self.taken.us / self.taken.loads;
         self.taken = Taken::default();
-        let tried = self.spinning != self.better;
-        let mean = if self.spinning {
-            &mut self.spinning_us
+        let tried = self.left == 0;
+        let [sleeping_us, spinning_us] = &mut self.means_us;
+        let mean = if self.better == tried {
+            &mut *sleeping_us
         } else {
-            &mut self.sleeping_us
+            &mut *spinning_us
         };
         // What was known of what is tried is old.
         *mean = if tried || *mean == 0 {
@@ -149,7 +149,7 @@ impl Spin {
             mean.midpoint(now)
         };
         // Who sleeps has to be woken then.
-        let better = self.spinning_us <= self.sleeping_us.saturating_add(wake_us);
+        let better = *spinning_us <= sleeping_us.saturating_add(wake_us);
         if better != self.better {
             self.better = better;
             self.gap = FIRST_GAP;
@@ -158,8 +158,7 @@ impl Spin {
             self.gap = self.gap.saturating_mul(2).min(MOST_GAP);
             self.left = self.gap;
         } else {
-            self.left = self.left.saturating_sub(1);
+            self.left -= 1;
         }
-        self.spinning = self.better == (self.left > 0);
     }
 }

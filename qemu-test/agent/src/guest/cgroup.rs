@@ -17,10 +17,10 @@ pub struct Cgroup {
 
 /// What the tasks of a cgroup have done so far.
 pub struct Spent {
-    /// With a processor, in user mode and in the kernel.
+    /// With a processor, in user mode and in the kernel, in microseconds.
     pub user_us: u64,
     pub system_us: u64,
-    /// At least one waited for memory.
+    /// At least one waited for memory (to come back, to be made free).
     pub waited_us: u64,
     /// Faults for which something was read.
     pub faults: u64,
@@ -133,9 +133,8 @@ impl Cgroup {
         vm::number(&self.path("memory.events"), "oom_kill")
     }
 
-    /// For how long its tasks had a processor, and for how long at least one of them waited for memory (to come back, to be
-    /// made free), in microseconds.
-    pub fn spent_us(&self) -> Result<Spent> {
+    /// What its tasks have done so far.
+    pub fn spent(&self) -> Result<Spent> {
         let path = self.path("memory.pressure");
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         let waited_us = text

@@ -343,7 +343,8 @@ pub fn held_stores(guest: &mut Guest) -> Result<()> {
 /// wants its processor just then; after that it depends on how long loads take.
 const CHANCES: usize = 8;
 
-/// Faults that may be waited for without sleeping, one by one and in readaheads; and, told so, none that are.
+/// Faults that may be waited for without sleeping, one by one and in readaheads, so that both ways are tried; and, told so,
+/// none that are.
 pub fn spinning(guest: &mut Guest) -> Result<()> {
     for (parameters, cluster, order, spins) in [
         ("spin_us=10000", "0", "shuffled", true),
@@ -353,16 +354,17 @@ pub fn spinning(guest: &mut Guest) -> Result<()> {
     ] {
         vm::set_sysctl("vm/page-cluster", cluster)?;
         let chances = if spins { CHANCES } else { 1 };
-        let mut spun = 0;
+        let mut seen = [0; 3];
         for _ in 0..chances {
-            spun = spins_of(guest, parameters, order)?;
-            if spun > 0 {
+            seen = spins_of(guest, parameters, order)?;
+            if !seen.contains(&0) {
                 break;
             }
         }
+        let [spun, sleeping_us, spinning_us] = seen;
         ensure!(
-            (spun > 0) == spins,
-            "{parameters}, page-cluster {cluster}: {spun} waits without sleeping in {chances} rounds"
+            seen.iter().all(|&seen| (seen > 0) == spins),
+            "{parameters}, page-cluster {cluster}: {spun} waits without sleeping, loads of {sleeping_us} us and {spinning_us} us, in {chances} rounds"
         );
         guest.figures.insert(
             format!("spins of {parameters}, page-cluster {cluster}"),
@@ -372,17 +374,21 @@ pub fn spinning(guest: &mut Guest) -> Result<()> {
     vm::set_sysctl("vm/page-cluster", "3")
 }
 
-/// How often tasks waited without sleeping while everything was read once, in that order. The module is new: it knows nothing yet
-/// of how long a load takes.
-fn spins_of(guest: &mut Guest, parameters: &str, order: &str) -> Result<u64> {
+/// How often tasks waited without sleeping while everything was read once, in that order, and what loads were found to
+/// take where they sleep and where they do not. The module is new: it knows nothing yet of how long a load takes.
+fn spins_of(guest: &mut Guest, parameters: &str, order: &str) -> Result<[u64; 3]> {
     let disk = begin(guest, ROOMY, parameters)?;
     let spec = small(PAGES, 18);
     let (cgroup, mut filler) = evicted(guest, "spinning", spec)?;
     filler.expect_right(order)?;
     let spun = guest.stat("spins")?;
     ensure!(guest.stat("spins_won")? <= spun, "more came than spun");
+    let (sleeping_us, spinning_us) = (
+        guest.stat("load_us_sleeping")?,
+        guest.stat("load_us_spinning")?,
+    );
     filler.end()?;
     end(guest, &disk)?;
     cgroup.remove()?;
-    Ok(spun)
+    Ok([spun, sleeping_us, spinning_us])
 }

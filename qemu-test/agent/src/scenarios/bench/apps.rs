@@ -131,7 +131,7 @@ fn one(
     let before = moved()?;
     let ran = (app.run)(&cgroup).with_context(|| name.clone());
     let pages = moved()?.saturating_sub(before);
-    let (used, spent) = (cgroup.number("memory.peak")?, cgroup.spent_us()?);
+    let (used, spent) = (cgroup.number("memory.peak")?, cgroup.spent()?);
     let kills = cgroup.oom_kills()?;
     let ran = match ran {
         // With ours the error may be a wrong byte that was found: no kill excuses it.
