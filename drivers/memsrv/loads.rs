@@ -99,7 +99,7 @@ impl Lane {
         let slot = folio.slot();
         let mut entry = LoadEntry::new(folio);
         entry.patient &= !self.shared.config.through;
-        entry.spinning = self.shared.spinning.load(Relaxed);
+        entry.spinning = (!sys::Waiting::are_many()).then(|| self.shared.spinning.load(Relaxed));
         match self.ask(slot, entry, plug) {
             Err(entry) if self.shared.config.through => {
                 self.read_from_disk(entry);

@@ -147,7 +147,8 @@ impl LaneCounters {
                     // What is longer is too long, whatever it is, and soon forgotten.
                     let us = u32::try_from(us).unwrap_or(LONG_US).min(LONG_US);
                     self.usual_load_us = usual - usual / 8 + us / 8;
-                    if let Some(taken) = self.taken.get_mut(usize::from(entry.spinning)) {
+                    let phase = entry.spinning.map(usize::from);
+                    if let Some(taken) = phase.and_then(|phase| self.taken.get_mut(phase)) {
                         taken.add(us, usual);
                     }
                 }

@@ -52,8 +52,10 @@ pub(crate) struct LoadEntry {
     pub(crate) patient: bool,
     /// Asked with no others, by a task that waits for just this.
     pub(crate) alone: bool,
-    /// Asked in a phase in which tasks spin.
-    pub(crate) spinning: bool,
+    /// The task that waits for it, where it is known that one does.
+    pub(crate) waiting: Option<sys::Waiting>,
+    /// Whether it was asked in a phase in which tasks spin; none where so many wait that nobody does.
+    pub(crate) spinning: Option<bool>,
     /// How often it came back damaged.
     pub(crate) damaged: u8,
     /// Who may have it is waited for no more.
@@ -66,6 +68,7 @@ const RETRIES: u8 = 2;
 impl LoadEntry {
     /// A load that begins.
     pub(crate) fn new(folio: LoadingFolio) -> Self {
+        let alone = !sys::has_plug();
         Self {
             slot: folio.slot(),
             pages: folio.pages(),
@@ -73,8 +76,9 @@ impl LoadEntry {
             asked_ns: sys::now_ns(),
             came: None,
             patient: sys::current_is_swapoff(),
-            alone: !sys::has_plug(),
-            spinning: false,
+            alone,
+            waiting: alone.then(sys::Waiting::begin),
+            spinning: None,
             damaged: 0,
             given_up: false,
         }
@@ -90,7 +94,8 @@ impl LoadEntry {
             came: None,
             patient: false,
             alone: false,
-            spinning: false,
+            waiting: None,
+            spinning: None,
             damaged: 0,
             given_up: false,
         }
@@ -342,6 +347,7 @@ impl Table {
     pub(crate) fn waits_alone(&mut self, number: u32) {
         if let Some(entry) = at(&mut self.loads, number).and_then(|load| load.entry.as_mut()) {
             entry.alone = true;
+            entry.waiting = Some(sys::Waiting::begin());
         }
     }
 

@@ -120,10 +120,31 @@ static bool wanted(void)
 	       mmap_lock_is_contended(current->mm);
 }
 
+/* How many tasks wait for a page that has been asked for. It only advises. */
+static atomic_t waiting = ATOMIC_INIT(0);
+
+void memsrv_wait_begins(void)
+{
+	atomic_inc(&waiting);
+}
+
+void memsrv_wait_ends(void)
+{
+	atomic_dec(&waiting);
+}
+
+/* Whether more than half of the processors have a task that waits, where there are several: what is left may be needed
+ * for making their pages come, by the network, by a server on this machine, by who carries a virtual one's packets. */
+bool memsrv_many_wait(void)
+{
+	return atomic_read(&waiting) > max_t(int, num_online_cpus() / 2, 1);
+}
+
 /* Whether a faulting task may wait for its page without sleeping, if it has to wait. */
 bool memsrv_may_spin(struct folio *folio)
 {
-	return folio_test_locked(folio) && !(current->flags & PF_KTHREAD) && current->mm && !wanted();
+	return folio_test_locked(folio) && !(current->flags & PF_KTHREAD) && current->mm && !wanted() &&
+	       !memsrv_many_wait();
 }
 
 /* Of a task's plug that we are told the end of. */
@@ -224,7 +245,7 @@ bool memsrv_spin_on(struct folio *folio, unsigned int us)
 				return true;
 			barrier();
 		}
-		if (wanted() || local_clock() > end)
+		if (wanted() || memsrv_many_wait() || local_clock() > end)
 			return false;
 		cpu_relax();
 	}

@@ -48,6 +48,31 @@ pub(crate) fn random() -> [u8; 16] {
     out
 }
 
+/// A task that waits for a page that has been asked for, counted as long as this lives.
+pub(crate) struct Waiting(());
+
+impl Waiting {
+    /// One more.
+    pub(crate) fn begin() -> Self {
+        // SAFETY: No requirements.
+        unsafe { bindings::memsrv_wait_begins() };
+        Self(())
+    }
+
+    /// Whether so many wait that nobody is to do so without sleeping.
+    pub(crate) fn are_many() -> bool {
+        // SAFETY: No requirements.
+        unsafe { bindings::memsrv_many_wait() }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // SAFETY: It has begun.
+        unsafe { bindings::memsrv_wait_ends() };
+    }
+}
+
 /// How many CPUs are online.
 pub(crate) fn cpus() -> u32 {
     // SAFETY: No requirements.

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{bail, ensure, Result};
 use rustix::io::Errno;
 
 use super::common::{begin, end, evict_all, evicted, expect_at_least, filled, small, PAGES, ROOMY};
+use crate::guest::cgroup::Cgroup;
 use crate::guest::disk::Swap;
+use crate::guest::filler::Filler;
 use crate::guest::{module, poll, program, vm, Guest};
+use crate::pattern::Spec;
 
 /// Evict everything, read it in order and out of order, evict again, `swapoff` with all of it away.
 pub fn basic(guest: &mut Guest) -> Result<()> {
@@ -374,6 +377,22 @@ pub fn spinning(guest: &mut Guest) -> Result<()> {
     vm::set_sysctl("vm/page-cluster", "3")
 }
 
+/// A program by itself waits without sleeping; how often tasks have by then. It is asked to again where it met an accident.
+fn spins_alone(guest: &Guest, cgroup: &Cgroup, alone: &mut Filler, spec: &Spec) -> Result<u64> {
+    let before = guest.stat("spins")?;
+    for _ in 0..CHANCES {
+        evict_all(cgroup, spec)?;
+        alone.expect_right("shuffled")?;
+        let spins = guest.stat("spins")?;
+        // Not only the first few of its pages.
+        if spins > before + 100 {
+            return Ok(spins);
+        }
+        alone.perform("rewrite")?;
+    }
+    bail!("a program by itself does not wait without sleeping");
+}
+
 /// How often tasks waited without sleeping while everything was read once, in that order, and what loads were found to
 /// take where they sleep and where they do not. The module is new: it knows nothing yet of how long a load takes.
 fn spins_of(guest: &mut Guest, parameters: &str, order: &str) -> Result<[u64; 3]> {
@@ -391,4 +410,45 @@ fn spins_of(guest: &mut Guest, parameters: &str, order: &str) -> Result<[u64; 3]
     end(guest, &disk)?;
     cgroup.remove()?;
     Ok([spun, sleeping_us, spinning_us])
+}
+
+/// Programs that wait for a page each, in a guest of two processors.
+const CROWD: u64 = 6;
+
+/// While more tasks wait for a page than half of the processors, none does so without sleeping: what makes the pages come
+/// may need the processor. The server stands still, so that all of them wait.
+pub fn crowded(guest: &mut Guest) -> Result<()> {
+    let disk = begin(guest, ROOMY, "spin_us=10000 silence_ms=60000")?;
+    vm::set_sysctl("vm/page-cluster", "0")?;
+    let mut crowd = Vec::new();
+    for one in 0..CROWD {
+        let spec = small(256, 90 + one);
+        crowd.push(evicted(guest, &format!("crowded-{one}"), spec)?);
+    }
+    let spec = small(PAGES, 89);
+    let (cgroup, mut alone) = filled(guest, "crowded-alone", 0, spec)?;
+    let before = spins_alone(guest, &cgroup, &mut alone, &spec)?;
+    guest.host.pause_server()?;
+    for ((_, filler), waiting) in crowd.iter_mut().zip(1..) {
+        filler.order("verify")?;
+        poll("the next load", Duration::from_secs(60), || {
+            Ok(guest.stat("inflight_loads")? >= waiting)
+        })?;
+    }
+    let spins = guest.stat("spins")? - before;
+    guest.host.resume_server()?;
+    for (_, filler) in &mut crowd {
+        filler.right_answer()?;
+    }
+    ensure!(
+        spins <= 1,
+        "{spins} of {CROWD} tasks have waited without sleeping, one may"
+    );
+    spins_alone(guest, &cgroup, &mut alone, &spec)?;
+    vm::set_sysctl("vm/page-cluster", "3")?;
+    for (_, filler) in crowd {
+        filler.end()?;
+    }
+    alone.end()?;
+    end(guest, &disk)
 }

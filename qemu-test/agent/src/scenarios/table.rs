@@ -71,6 +71,11 @@ pub const ALL: &[Entry] = &[
         basic::spinning,
     ),
     Entry::new(
+        "spinning-crowd",
+        "many tasks that wait at once: none of them without sleeping",
+        basic::crowded,
+    ),
+    Entry::new(
         "readahead",
         "many pages asked for at once",
         basic::readahead,

@@ -291,6 +291,7 @@ impl Measured<'_, '_> {
         readahead(false)?;
         let mut other = self.program()?;
         self.evict(2)?;
+        let spun = self.spun()?;
         let order = format!("random {}", self.plan.faults);
         program.order(&order)?;
         other.order(&order)?;
@@ -299,6 +300,9 @@ impl Measured<'_, '_> {
             ns.extend(checked(one.answer()?)?.ns);
         }
         other.end()?;
+        if let (Some(before), Some(after)) = (spun, self.spun()?) {
+            self.report("fault_of_2_spins", vec![after[0] - before[0]])?;
+        }
         self.report("fault_of_2_ns", ns)
     }
 
