@@ -121,7 +121,7 @@ impl Contender {
         };
         let swap = match self {
             Self::Memsrv | Self::MemsrvLz4 | Self::MemsrvAsleep => {
-                let swap = Swap::on(0, 10)?;
+                let swap = Swap::nonrotational(0, 10)?;
                 let parameters = self.parameters().unwrap_or_default();
                 guest.load_module(&format!("server={host} {parameters}"))?;
                 swap
@@ -150,7 +150,7 @@ impl Contender {
                 fs::write("/sys/block/zram0/disksize", &room).context("making a zram disk")?;
                 Swap::on_disk("zram0", 10)?
             }
-            Self::Disk => Swap::on(0, 10)?,
+            Self::Disk => Swap::nonrotational(0, 10)?,
             Self::Brd => {
                 module::load_list("brd", &format!("rd_nr=1 rd_size={}", ROOM_MIB * 1024))?;
                 Swap::on_disk("ram0", 10)?
