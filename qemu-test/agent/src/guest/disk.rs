@@ -31,6 +31,14 @@ pub fn by_serial(serial: &str, patience: Duration) -> Result<String> {
     }
 }
 
+/// Disk `swapINDEX`. What is said of it counts from the next `swapon`, also in a later scenario of the same guest.
+fn said_to_rotate(index: usize, rotates: bool) -> Result<String> {
+    let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
+    let path = format!("/sys/block/{disk}/queue/rotational");
+    fs::write(&path, if rotates { "1" } else { "0" }).with_context(|| format!("writing {path}"))?;
+    Ok(disk)
+}
+
 /// A swap area on a disk of its own.
 #[derive(Clone, Debug)]
 pub struct Swap {
@@ -38,29 +46,25 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// The area on disk `swapINDEX`, formatted and on.
+    /// The area on disk `swapINDEX`, formatted and on. The disk is a virtio one, which the kernel takes for one that
+    /// rotates: it reads ahead by place in the area instead of by address, and gives out places under one lock.
     pub fn on(index: usize, priority: i32) -> Result<Self> {
-        let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
-        Self::on_disk(&disk, priority)
+        Self::on_disk(&said_to_rotate(index, true)?, priority)
     }
 
-    /// The same with so many MiB of the disk.
+    /// The same, of a disk that the kernel is told does not rotate.
+    pub fn nonrotational(index: usize, priority: i32) -> Result<Self> {
+        Self::on_disk(&said_to_rotate(index, false)?, priority)
+    }
+
+    /// So many MiB of the disk, formatted and on.
     pub fn part(index: usize, priority: i32, mib: u64) -> Result<Self> {
-        let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
+        let disk = said_to_rotate(index, true)?;
         let swap = Self { disk };
         let kib = (mib * 1024).to_string();
         program::run(None, &["/usr/sbin/mkswap", "-q", &swap.device(), &kib])?;
         swap.enable(priority)?;
         Ok(swap)
-    }
-
-    /// The same, on a disk of which the kernel is told that it does not rotate. It takes a virtio disk for one that
-    /// does, and then reads ahead by place in the area instead of by address, and gives out places under one lock.
-    pub fn nonrotational(index: usize, priority: i32) -> Result<Self> {
-        let disk = by_serial(&format!("swap{index}"), Duration::from_secs(10))?;
-        let path = format!("/sys/block/{disk}/queue/rotational");
-        fs::write(&path, "0").with_context(|| format!("writing {path}"))?;
-        Self::on_disk(&disk, priority)
     }
 
     /// An area on the disk that the kernel calls `disk`, formatted and on.

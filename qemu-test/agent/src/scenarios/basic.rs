@@ -127,6 +127,42 @@ pub fn rounds(guest: &mut Guest) -> Result<()> {
     end(guest, &disk)
 }
 
+/// On a disk that does not rotate, from where the kernel gives each processor places of its own and reads ahead by
+/// address: two programs in turns of their own, and `swapoff` with their pages away.
+pub fn nonrotational(guest: &mut Guest) -> Result<()> {
+    guest.host.start_server(ROOMY)?;
+    let mut log = vm::Log::from_now()?;
+    let disk = Swap::nonrotational(0, 10)?;
+    // swapon(2) in mm/swapfile.c: "SS" is SWP_SOLIDSTATE.
+    let said = log.lines()?;
+    let solid = |line: &String| line.starts_with("Adding ") && line.trim_end().ends_with("SS");
+    ensure!(
+        said.iter().any(solid),
+        "the kernel takes the disk for one that rotates: {said:?}"
+    );
+    guest.insmod("")?;
+    let pages = PAGES / 2;
+    let (room, mut first) = filled(guest, "nonrotational-1", 4, small(pages, 21))?;
+    let (other_room, mut second) = filled(guest, "nonrotational-2", 4, small(pages, 22))?;
+    for order in ["rewrite", "verify", "rewrite", "shuffled"] {
+        first.order(order)?;
+        second.order(order)?;
+        first.right_answer()?;
+        second.right_answer()?;
+    }
+    expect_at_least(guest, "loaded_pages", u64::try_from(pages)?)?;
+    // What comes back has to fit.
+    room.set_limit(0)?;
+    other_room.set_limit(0)?;
+    disk.off()?;
+    guest.expect_server_pages(0)?;
+    for mut filler in [first, second] {
+        filler.verify()?;
+        filler.end()?;
+    }
+    end(guest, &disk)
+}
+
 /// Without a cgroup: half as much again as the guest's RAM, kswapd at work.
 pub fn global(guest: &mut Guest) -> Result<()> {
     let disk = begin(guest, "512M", "")?;

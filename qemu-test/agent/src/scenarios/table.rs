@@ -45,6 +45,11 @@ pub const ALL: &[Entry] = &[
         basic::rounds,
     ),
     Entry::new(
+        "nonrotational",
+        "two programs at once, on a disk that does not rotate",
+        basic::nonrotational,
+    ),
+    Entry::new(
         "global",
         "half as much again as there is RAM",
         basic::global,
